@@ -2,6 +2,8 @@
 
 pub mod error;
 pub mod issue;
+#[cfg(feature = "model")]
+pub mod nn;
 pub mod random;
 
 pub use error::{Error, ErrorKind, Result};
