@@ -2,7 +2,11 @@
 
 pub mod config;
 pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod files;
 pub mod issue;
+#[cfg(feature = "model")]
+pub mod models;
 #[cfg(feature = "model")]
 pub mod nn;
 pub mod random;

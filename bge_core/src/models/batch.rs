@@ -36,7 +36,10 @@ impl Batch {
         let mut positions = Vec::with_capacity(ids.len());
         let mut identities = Vec::with_capacity(ids.len());
         for (pair, text) in offsets.windows(2).zip(texts) {
-            let Some(row) = ids.get(pair[0] as usize..pair[1] as usize).filter(|row| !row.is_empty()) else {
+            let Some(row) = ids
+                .get(pair[0] as usize..pair[1] as usize)
+                .filter(|row| !row.is_empty())
+            else {
                 return Err(invalid("a text has no tokens".to_owned()));
             };
             if row.len() > config.max_tokens() {
@@ -53,13 +56,25 @@ impl Batch {
             identities.extend((0..row.len() as u64).map(|position| text << 32 | position));
         }
         if positions.len() != ids.len() {
-            return Err(invalid("the borders of the texts do not cover the tokens".to_owned()));
+            return Err(invalid(
+                "the borders of the texts do not cover the tokens".to_owned(),
+            ));
         }
-        let types = if types.is_empty() { vec![0; ids.len()] } else { types.to_vec() };
+        let types = if types.is_empty() {
+            vec![0; ids.len()]
+        } else {
+            types.to_vec()
+        };
         if types.len() != ids.len() || types.iter().any(|&t| t as usize >= config.type_vocab_size) {
             return Err(invalid("token types do not fit the model".to_owned()));
         }
-        Ok(Self { words: ids.to_vec(), positions, types, offsets: offsets.to_vec(), identities })
+        Ok(Self {
+            words: ids.to_vec(),
+            positions,
+            types,
+            offsets: offsets.to_vec(),
+            identities,
+        })
     }
 
     /// The number of texts.
@@ -78,7 +93,11 @@ impl Batch {
     }
 
     pub(super) fn rows(&self) -> TokenRows<'_> {
-        TokenRows { words: &self.words, positions: &self.positions, types: &self.types }
+        TokenRows {
+            words: &self.words,
+            positions: &self.positions,
+            types: &self.types,
+        }
     }
 
     pub(super) fn identities(&self) -> &[u64] {

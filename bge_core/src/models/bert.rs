@@ -8,8 +8,8 @@ use super::batch::Batch;
 use super::config::EncoderConfig;
 use crate::error::{Result, bail};
 use crate::nn::{
-    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate, ParamStore,
-    ResidualNorm, ResidualNormRecord, TableSizes,
+    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
+    ParamStore, ResidualNorm, ResidualNormRecord, TableSizes,
 };
 
 /// What a forward pass keeps for the backward.
@@ -91,9 +91,28 @@ impl Bert {
             let attention_dropout = config.attention_probs_dropout_prob;
             let heads = config.num_attention_heads;
             Ok(Layer {
-                attention: Attention::load(&params, &format!("{name}.attention.self"), width, heads, attention_dropout)?,
-                attention_output: ResidualNorm::load(&params, &format!("{name}.attention.output"), width, width, eps, dropout)?,
-                intermediate: Intermediate::load(&params, &format!("{name}.intermediate"), width, hidden, config.hidden_act)?,
+                attention: Attention::load(
+                    &params,
+                    &format!("{name}.attention.self"),
+                    width,
+                    heads,
+                    attention_dropout,
+                )?,
+                attention_output: ResidualNorm::load(
+                    &params,
+                    &format!("{name}.attention.output"),
+                    width,
+                    width,
+                    eps,
+                    dropout,
+                )?,
+                intermediate: Intermediate::load(
+                    &params,
+                    &format!("{name}.intermediate"),
+                    width,
+                    hidden,
+                    config.hidden_act,
+                )?,
                 output: ResidualNorm::load(&params, &format!("{name}.output"), hidden, width, eps, dropout)?,
                 site: 1 + 3 * index as u64,
             })
@@ -108,9 +127,17 @@ impl Bert {
                     .is_some_and(|layer| layer < config.num_hidden_layers)
         };
         if let Some((name, ..)) = params.iter().find(|(name, ..)| !known(name)) {
-            bail!(ModelFormat, "the weights hold `{name}`, which config.json has no place for");
+            bail!(
+                ModelFormat,
+                "the weights hold `{name}`, which config.json has no place for"
+            );
         }
-        Ok(Self { config, params, embeddings, layers })
+        Ok(Self {
+            config,
+            params,
+            embeddings,
+            layers,
+        })
     }
 
     /// The configuration it was built from.
@@ -129,8 +156,16 @@ impl Bert {
     }
 
     /// Hidden states `[T, D]` of the last layer, and the record for the backward unless `keep` is nothing.
-    pub fn forward(&self, batch: &Batch, keep: Keep, dropout: Option<u64>) -> Result<(Tensor, Option<BertRecord>)> {
-        let plan = dropout.map(|key| DropoutPlan { key, tokens: batch.identities() });
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        keep: Keep,
+        dropout: Option<u64>,
+    ) -> Result<(Tensor, Option<BertRecord>)> {
+        let plan = dropout.map(|key| DropoutPlan {
+            key,
+            tokens: batch.identities(),
+        });
         let (mut x, embeddings) = self.embeddings.forward(batch.rows(), plan, 0)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
@@ -162,8 +197,14 @@ impl Bert {
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<()> {
-        let plan = dropout.map(|key| DropoutPlan { key, tokens: batch.identities() });
-        let BertRecord { embeddings, mut layers } = record;
+        let plan = dropout.map(|key| DropoutPlan {
+            key,
+            tokens: batch.identities(),
+        });
+        let BertRecord {
+            embeddings,
+            mut layers,
+        } = record;
         let mut gradient = d_hidden;
         for layer in self.layers.iter().rev() {
             let record = match layers.pop() {
@@ -173,7 +214,8 @@ impl Bert {
             };
             gradient = layer.backward(record, &gradient, batch.offsets(), plan, grads)?;
         }
-        self.embeddings.backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
+        self.embeddings
+            .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
     }
 }
 
@@ -197,7 +239,18 @@ impl Layer {
         let (before_activation, inner) = self.intermediate.forward_keeping(&middle)?;
         let (y, output) = self.output.forward(&inner, &middle, plan, self.site + 2)?;
         let x = x.clone();
-        Ok((y, FullRecord { x, attention, context, attention_output, middle, before_activation, output }))
+        Ok((
+            y,
+            FullRecord {
+                x,
+                attention,
+                context,
+                attention_output,
+                middle,
+                before_activation,
+                output,
+            },
+        ))
     }
 
     fn backward(
@@ -208,15 +261,34 @@ impl Layer {
         plan: Option<DropoutPlan>,
         grads: &mut Gradients,
     ) -> Result<Tensor> {
-        let FullRecord { x, attention, context, attention_output, middle, before_activation, output } = record;
+        let FullRecord {
+            x,
+            attention,
+            context,
+            attention_output,
+            middle,
+            before_activation,
+            output,
+        } = record;
         let inner = self.intermediate.reapply(&before_activation)?;
-        let (d_inner, d_middle) = self.output.backward(&inner, dy, output, plan, self.site + 2, grads)?;
+        let (d_inner, d_middle) = self
+            .output
+            .backward(&inner, dy, output, plan, self.site + 2, grads)?;
         drop(inner);
-        self.intermediate.backward_into(&middle, &before_activation, &d_inner, &d_middle, grads)?;
+        self.intermediate
+            .backward_into(&middle, &before_activation, &d_inner, &d_middle, grads)?;
         drop((before_activation, d_inner, middle));
-        let (d_context, dx) =
-            self.attention_output.backward(&context, &d_middle, attention_output, plan, self.site + 1, grads)?;
-        self.attention.backward(&x, &context, &d_context, &dx, attention, offsets, plan, self.site, grads)?;
+        let (d_context, dx) = self.attention_output.backward(
+            &context,
+            &d_middle,
+            attention_output,
+            plan,
+            self.site + 1,
+            grads,
+        )?;
+        self.attention.backward(
+            &x, &context, &d_context, &dx, attention, offsets, plan, self.site, grads,
+        )?;
         Ok(dx)
     }
 }

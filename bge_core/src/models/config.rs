@@ -100,11 +100,15 @@ impl EncoderConfig {
         let family = match model_type {
             "bert" => Family::Bert,
             "xlm-roberta" | "roberta" | "camembert" => Family::Roberta,
-            "" => return Err(bad("the field is missing; this is not a transformers model".to_owned()).with_field("model_type")),
-            other => {
-                let message = format!(
-                    "this version trains and runs `bert` and `xlm-roberta` encoders, not `{other}`"
+            "" => {
+                return Err(
+                    bad("the field is missing; this is not a transformers model".to_owned())
+                        .with_field("model_type"),
                 );
+            }
+            other => {
+                let message =
+                    format!("this version trains and runs `bert` and `xlm-roberta` encoders, not `{other}`");
                 return Err(Error::new(ErrorKind::Unsupported, message).with_field("model_type"));
             }
         };
@@ -112,7 +116,10 @@ impl EncoderConfig {
             .map_err(|error| bad("a field is missing or of a wrong type".to_owned()).with_source(error))?;
         debug_assert_eq!(known.model_type, model_type);
         let Some(hidden_act) = Activation::from_name(&known.hidden_act) else {
-            let message = format!("`{}` is not one of gelu, gelu_new, gelu_pytorch_tanh, relu", known.hidden_act);
+            let message = format!(
+                "`{}` is not one of gelu, gelu_new, gelu_pytorch_tanh, relu",
+                known.hidden_act
+            );
             return Err(Error::new(ErrorKind::Unsupported, message).with_field("hidden_act"));
         };
         for (field, size) in [
@@ -143,7 +150,11 @@ impl EncoderConfig {
                 return Err(bad(format!("{p} is not a probability below 1")).with_field(field));
             }
         }
-        if let Some(kind) = known.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
+        if let Some(kind) = known
+            .position_embedding_type
+            .as_deref()
+            .filter(|kind| *kind != "absolute")
+        {
             let message = format!("`{kind}` positions are not supported, only `absolute`");
             return Err(Error::new(ErrorKind::Unsupported, message).with_field("position_embedding_type"));
         }
@@ -181,9 +192,9 @@ impl EncoderConfig {
     pub fn max_tokens(&self) -> usize {
         match self.family {
             Family::Bert => self.max_position_embeddings,
-            Family::Roberta => {
-                self.max_position_embeddings.saturating_sub(self.pad_token_id as usize + 1)
-            }
+            Family::Roberta => self
+                .max_position_embeddings
+                .saturating_sub(self.pad_token_id as usize + 1),
         }
     }
 }
