@@ -2,6 +2,7 @@
 
 use super::choices::{PoolingMethod, TextRole};
 use super::field::{arguments, sections};
+use super::foreign::EVALUATION_CUSTOM;
 
 arguments! {
     /// How an embedder is opened and used (`FlagAutoModel.from_finetuned`, `AbsEvalModelArgs`).
@@ -122,4 +123,5 @@ sections! {
         /// What is measured and written.
         evaluate: EvaluateArguments,
     }
+    foreign EVALUATION_CUSTOM
 }

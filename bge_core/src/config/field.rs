@@ -19,6 +19,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::foreign::Foreign;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a setting holds.
@@ -115,6 +116,11 @@ pub trait Arguments: Default + Clone + PartialEq {
     /// Another spelling of a setting that upstream tools use, or `None`.
     fn alias(_name: &str) -> Option<&'static str> {
         None
+    }
+
+    /// Flags of other tools that a pasted command line may carry.
+    fn foreign() -> &'static [Foreign] {
+        &[]
     }
 
     /// The documentation of one setting.
@@ -458,6 +464,7 @@ macro_rules! sections {
                 $part:ident: $type:ty,
             )+
         }
+        $(foreign $foreign:path)?
     ) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, Default, PartialEq)]
@@ -491,6 +498,10 @@ macro_rules! sections {
             fn alias(name: &str) -> Option<&'static str> {
                 None$(.or_else(|| <$type as $crate::config::Arguments>::alias(name)))+
             }
+
+            $(fn foreign() -> &'static [$crate::config::Foreign] {
+                $foreign
+            })?
         }
     };
 }

@@ -1,20 +1,32 @@
 //! The settings of every command: plain structs, and one flat namespace of names that reaches them.
 
+mod check;
+mod check_embedding;
+mod check_steps;
 mod choices;
 mod data;
 mod embedding;
 pub mod field;
+mod foreign;
+mod format;
 mod model;
 mod module;
+mod parse;
+mod shell;
 mod training;
+mod tree;
 pub(crate) mod unknown;
 
+pub use check::{Checked, CheckedConfig};
 pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy, TextRole};
 pub use data::DataArguments;
 pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
 pub use field::{Arguments, FieldDoc, FieldKind};
+pub use foreign::{Foreign, Takes, Verdict};
 pub use model::ModelArguments;
 pub use module::Module;
+pub use parse::{Loader, Parsed, config_error, split_config_flag, take_switch};
+pub use shell::{CommandLine, from_command_line, split_words};
 pub use training::TrainingArguments;
 
 use field::sections;
@@ -29,4 +41,5 @@ sections! {
         /// How it is trained.
         training: TrainingArguments,
     }
+    foreign foreign::TRAINER
 }
