@@ -3,6 +3,10 @@
 pub mod config;
 pub mod error;
 pub mod issue;
+#[cfg(feature = "train")]
+pub mod loss;
+#[cfg(feature = "train")]
+pub mod optim;
 pub mod random;
 
 pub use error::{Error, ErrorKind, Result};
