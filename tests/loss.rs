@@ -269,7 +269,9 @@ fn huge_scores_and_zero_vectors_make_no_nan() {
     for mut case in Case::combinations(3, 3, 4, 6) {
         case.temperature = 0.001;
         for row in case.queries.iter_mut().chain(&mut case.passages) {
-            row.iter_mut().for_each(|x| *x *= 50.0);
+            for x in row {
+                *x *= 50.0;
+            }
         }
         case.passages[1] = vec![0.0; 6];
         let (output, to_queries, to_passages) = case.run();
