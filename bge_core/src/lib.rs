@@ -9,6 +9,10 @@ pub mod issue;
 pub mod models;
 #[cfg(feature = "model")]
 pub mod nn;
+#[cfg(feature = "train")]
+pub mod loss;
+#[cfg(feature = "train")]
+pub mod optim;
 pub mod random;
 
 pub use error::{Error, ErrorKind, Result};
