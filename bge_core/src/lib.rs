@@ -1,6 +1,8 @@
 //! Fine-tune and serve BGE text-embedding models, whole and fast, without Python.
 
 pub mod error;
+#[cfg(feature = "model")]
+pub mod evaluation;
 pub mod issue;
 pub mod random;
 
