@@ -163,7 +163,7 @@ pub fn compare(
         bail!(InvalidArgument, "the two evaluations are not of the same queries; evaluate both on one folder and split");
     }
     let mut options = options.clone();
-    let Some(metric) = deciding_metric(&options, &before.scores.values) else {
+    let Some(metric) = deciding_metric(options.metric, &before.scores.values) else {
         bail!(InvalidArgument, "the evaluations have no metrics");
     };
     options.metric = metric;
@@ -214,8 +214,7 @@ pub fn compare(
 }
 
 /// The wished metric, or else nDCG at the cut-off nearest to the wished one, or else any.
-fn deciding_metric(options: &CompareOptions, values: &BTreeMap<MetricKey, Vec<f64>>) -> Option<MetricKey> {
-    let wished = options.metric;
+pub(super) fn deciding_metric(wished: MetricKey, values: &BTreeMap<MetricKey, Vec<f64>>) -> Option<MetricKey> {
     if values.contains_key(&wished) {
         return Some(wished);
     }
@@ -226,7 +225,7 @@ fn deciding_metric(options: &CompareOptions, values: &BTreeMap<MetricKey, Vec<f6
 }
 
 /// Whether a metric gets an interval: the deciding one, and nDCG, MRR and recall at the usual cut-offs.
-fn has_interval(key: MetricKey, deciding: MetricKey) -> bool {
+pub(super) fn has_interval(key: MetricKey, deciding: MetricKey) -> bool {
     key == deciding
         || matches!(
             (key.metric, key.k),

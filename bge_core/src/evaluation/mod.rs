@@ -7,13 +7,19 @@
 //! Everything here works on plain slices, so it does not care where the vectors come from.
 
 mod beir;
+mod charts;
 mod compare;
 mod lines;
+mod markup;
 mod metrics;
+mod report;
 mod retrieval;
 mod search;
 mod similarity;
 mod statistics;
+mod style;
+mod svg;
+mod table;
 mod verdict;
 
 pub use beir::BeirFolder;
@@ -21,8 +27,10 @@ pub use compare::{
     CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts, compare,
 };
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
+pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};
 pub use retrieval::{Evaluation, EvaluationOptions, EvaluationReport, QueryScores, Role, Vectors, evaluate};
 pub use search::{Hit, top_k};
 pub use similarity::{Distribution, Histogram, Shift, SimilarityReport, embedding_shift, similarities};
 pub use statistics::{Estimate, Interval, PairedEstimate, bootstrap, paired_bootstrap};
+pub use table::{comparison_table, evaluation_table};
 pub use verdict::{Outcome, Verdict};
