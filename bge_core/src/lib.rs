@@ -4,6 +4,8 @@ pub mod config;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod files;
+#[cfg(feature = "model")]
+pub mod evaluation;
 pub mod issue;
 #[cfg(feature = "model")]
 pub mod models;
