@@ -153,26 +153,29 @@ impl AdamW {
             }
         }
 
-        let mut pieces = Vec::new();
-        let states = self.states.iter_mut().zip(&self.parameters);
-        for ((value, gradient), (state, parameter)) in values.iter_mut().zip(gradients).zip(states) {
-            let Some(gradient) = gradient else { continue };
-            state.steps += 1;
-            let scalars = Scalars::new(&self.config, parameter.decay, state.steps, lr, scale);
-            let moments = state.first.chunks_mut(PIECE).zip(state.second.chunks_mut(PIECE));
-            let weights = value.chunks_mut(PIECE).zip(gradient.chunks(PIECE));
-            pieces.extend(
-                weights
-                    .zip(moments)
-                    .map(|((value, gradient), (first, second))| (scalars, value, gradient, first, second)),
-            );
+        for (index, (value, gradient)) in values.iter_mut().zip(gradients).enumerate() {
+            if let Some(gradient) = gradient {
+                self.update(index, lr, scale, value, gradient);
+            }
         }
-        pieces
-            .into_par_iter()
-            .for_each(|(scalars, value, gradient, first, second)| {
-                pulp::Arch::new().dispatch(|| scalars.update(value, gradient, first, second));
-            });
         Ok(())
+    }
+
+    /// Updates one parameter, by its place in [`AdamW::parameters`]; [`AdamW::step`] for callers whose weights
+    /// cannot all be borrowed at once. Slices of a wrong length are a bug of the caller and change nothing past the shortest.
+    pub fn update(&mut self, index: usize, lr: f64, scale: f32, value: &mut [f32], gradient: &[f32]) {
+        let (Some(parameter), Some(state)) = (self.parameters.get(index), self.states.get_mut(index)) else {
+            debug_assert!(false, "there is no parameter {index}");
+            return;
+        };
+        debug_assert_eq!([value.len(), gradient.len()], [parameter.len; 2]);
+        state.steps += 1;
+        let scalars = Scalars::new(&self.config, parameter.decay, state.steps, lr, scale);
+        let moments = state.first.par_chunks_mut(PIECE).zip(state.second.par_chunks_mut(PIECE));
+        let weights = value.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
+        weights.zip(moments).for_each(|((value, gradient), (first, second))| {
+            pulp::Arch::new().dispatch(|| scalars.update(value, gradient, first, second));
+        });
     }
 
     /// The moments as named tensors: `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter.
