@@ -93,7 +93,10 @@ mod tests {
         assert_eq!(whole_words("one two  three", 8), "one two  three");
         assert_eq!(whole_words("", 0), "");
         assert_eq!(whole_words(" a b", 0), " a");
-        assert_eq!(whole_words("one\u{a0} two\u{200b} three four", 2), "one\u{a0} two\u{200b} three");
+        assert_eq!(
+            whole_words("one\u{a0} two\u{200b} three four", 2),
+            "one\u{a0} two\u{200b} three"
+        );
         // A byte of a multi-byte character is never a space.
         assert_eq!(whole_words("中文 中文", 1), "中文");
     }

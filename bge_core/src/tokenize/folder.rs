@@ -8,14 +8,13 @@ use tokenizers::normalizers::BertNormalizer;
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// Files that belong to a tokenizer; a checkpoint carries them along unchanged.
-pub const FILES: [&str; 7] = [
+pub const FILES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
     "sentencepiece.bpe.model",
-    "chat_template.jinja",
 ];
 
 /// The small files of a tokenizer folder, parsed.
