@@ -1,7 +1,8 @@
 //! How a finished model is opened, encodes and is evaluated.
 
 use super::choices::{PoolingMethod, TextRole};
-use super::field::{arguments, sections};
+use super::declare::{arguments, sections};
+use super::foreign::EVALUATION_CUSTOM;
 
 arguments! {
     /// How an embedder is opened and used (`FlagAutoModel.from_finetuned`, `AbsEvalModelArgs`).
@@ -122,4 +123,5 @@ sections! {
         /// What is measured and written.
         evaluate: EvaluateArguments,
     }
+    foreign EVALUATION_CUSTOM
 }
