@@ -9,3 +9,5 @@
 mod loss;
 #[cfg(feature = "train")]
 mod optim;
+#[cfg(feature = "train")]
+mod tokenize;

@@ -16,6 +16,8 @@ pub mod loss;
 #[cfg(feature = "train")]
 pub mod optim;
 pub mod random;
+#[cfg(feature = "model")]
+pub mod tokenize;
 
 pub use error::{Error, ErrorKind, Result};
 pub use issue::{Issue, Severity};

@@ -64,7 +64,10 @@ impl Findings {
 
     /// Reports a count outside of `low..=high`.
     pub(super) fn count(&mut self, field: &str, value: usize, low: usize, high: usize) {
-        let accepted = format!("a whole number from {low} to {high}");
+        let accepted = match high {
+            usize::MAX => format!("a whole number from {low}"),
+            _ => format!("a whole number from {low} to {high}"),
+        };
         self.range(field, (low..=high).contains(&value), value, &accepted);
     }
 
@@ -189,9 +192,9 @@ pub(super) fn normalize<A: Arguments>(arguments: &mut A) {
 }
 
 /// More than any model's positions; larger lengths are typing mistakes.
-const MAX_LENGTH: usize = 1 << 20;
+pub(super) const MAX_LENGTH: usize = 1 << 20;
 /// Larger batches and groups are typing mistakes, and their products would overflow.
-const MAX_BATCH: usize = 1 << 20;
+pub(super) const MAX_BATCH: usize = 1 << 20;
 
 impl FinetuneConfig {
     /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at.
@@ -353,5 +356,3 @@ impl FinetuneConfig {
         }
     }
 }
-
-pub(super) const LIMITS: (usize, usize) = (MAX_LENGTH, MAX_BATCH);

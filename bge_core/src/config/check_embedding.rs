@@ -1,6 +1,6 @@
 //! The rules for opening a model, encoding and evaluating.
 
-use super::check::{Checked, Findings, LIMITS, normalize};
+use super::check::{Checked, Findings, MAX_BATCH, MAX_LENGTH, normalize};
 use super::{EmbedArguments, EncodeConfig, EvaluateConfig};
 use crate::issue::Issue;
 
@@ -92,17 +92,17 @@ impl EmbedArguments {
             "embedder_query_max_length",
             self.embedder_query_max_length,
             3,
-            LIMITS.0,
+            MAX_LENGTH,
         );
         findings.count(
             "embedder_passage_max_length",
             self.embedder_passage_max_length,
             3,
-            LIMITS.0,
+            MAX_LENGTH,
         );
-        findings.count("batch_size", self.batch_size, 1, LIMITS.1);
+        findings.count("batch_size", self.batch_size, 1, MAX_BATCH);
         if let Some(dim) = self.truncate_dim {
-            findings.count("truncate_dim", dim, 1, LIMITS.0);
+            findings.count("truncate_dim", dim, 1, MAX_LENGTH);
         }
         if let Some(threads) = self.threads {
             findings.count("threads", threads, 1, 4096);

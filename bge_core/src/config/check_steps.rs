@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::FinetuneConfig;
-use super::check::{Findings, LIMITS};
+use super::check::{Findings, MAX_BATCH};
 use super::choices::{IntervalStrategy, LrSchedulerType, SaveStrategy};
 
 /// The metrics of an evaluation while training, each at every k of [`METRIC_K`].
@@ -21,13 +21,13 @@ impl FinetuneConfig {
             "per_device_train_batch_size",
             training.per_device_train_batch_size,
             1,
-            LIMITS.1,
+            MAX_BATCH,
         );
         findings.count(
             "gradient_accumulation_steps",
             training.gradient_accumulation_steps,
             1,
-            LIMITS.1,
+            MAX_BATCH,
         );
         for (field, value) in [
             ("learning_rate", training.learning_rate),
@@ -117,7 +117,7 @@ impl FinetuneConfig {
                 continue;
             }
             let number = value.as_f64().unwrap_or(f64::NAN);
-            let whole = number.fract() == 0.0 && number >= 1.0 && number <= MAX_STEPS;
+            let whole = number.fract() == 0.0 && (1.0..=MAX_STEPS).contains(&number);
             let (fits, accepted) = match (kind, key.as_str()) {
                 (LrSchedulerType::CosineWithRestarts, _) => (whole, "a whole number from 1"),
                 (LrSchedulerType::InverseSqrt, _) => {
@@ -270,16 +270,15 @@ impl FinetuneConfig {
         if training.eval_strategy != IntervalStrategy::Steps || !(save > 0.0 && evaluate > 0.0) {
             return;
         }
-        let message = if (save < 1.0) != (evaluate < 1.0) {
-            "save_steps and eval_steps must both be counts or both be shares of all steps"
-        } else {
+        let message = if (save < 1.0) == (evaluate < 1.0) {
             // Shares are compared in millionths, as the Trainer does.
             let scale = if save < 1.0 { 1e6 } else { 1.0 };
-            let rest = (save * scale) % (evaluate * scale);
-            if save % evaluate == 0.0 || rest == 0.0 {
+            if save % evaluate == 0.0 || (save * scale) % (evaluate * scale) == 0.0 {
                 return;
             }
             "save_steps must be a multiple of eval_steps, so that every saved checkpoint has been evaluated"
+        } else {
+            "save_steps and eval_steps must both be counts or both be shares of all steps"
         };
         findings.error(
             "config.conflict",

@@ -1,6 +1,6 @@
 //! The settings that are one word out of a few.
 
-use super::field::choices;
+use super::declare::choices;
 
 choices! {
     /// How the token vectors of a text become one vector.

@@ -1,6 +1,6 @@
 //! Which data is trained on, and how a line becomes a training example.
 
-use super::field::arguments;
+use super::declare::arguments;
 
 arguments! {
     /// The data arguments of FlagEmbedding's embedders (`AbsEmbedderDataArguments`), plus evaluation data.

@@ -1,7 +1,7 @@
 //! How a finished model is opened, encodes and is evaluated.
 
 use super::choices::{PoolingMethod, TextRole};
-use super::field::{arguments, sections};
+use super::declare::{arguments, sections};
 use super::foreign::EVALUATION_CUSTOM;
 
 arguments! {

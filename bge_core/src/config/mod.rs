@@ -5,13 +5,17 @@ mod check_embedding;
 mod check_steps;
 mod choices;
 mod data;
+mod declare;
 mod embedding;
 pub mod field;
+mod flags;
 mod foreign;
 mod format;
 mod model;
 mod module;
 mod parse;
+mod render;
+mod schema;
 mod shell;
 mod training;
 mod tree;
@@ -22,14 +26,17 @@ pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, 
 pub use data::DataArguments;
 pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
 pub use field::{Arguments, FieldDoc, FieldKind};
+pub use flags::{split_config_flag, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
 pub use model::ModelArguments;
 pub use module::Module;
-pub use parse::{Loader, Parsed, config_error, split_config_flag, take_switch};
-pub use shell::{CommandLine, from_command_line, split_words};
+pub use parse::{Loader, Parsed, config_error};
+pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
+pub use schema::{flag_help, groups, json_schema};
+pub use shell::{CommandLine, from_command_line, from_words, split_words};
 pub use training::TrainingArguments;
 
-use field::sections;
+use declare::sections;
 
 sections! {
     /// Everything that `bge finetune` takes.

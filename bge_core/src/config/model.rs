@@ -1,6 +1,6 @@
 //! Which model is fine-tuned.
 
-use super::field::arguments;
+use super::declare::arguments;
 
 arguments! {
     /// The model arguments of FlagEmbedding's embedders (`AbsEmbedderModelArguments`).

@@ -1,6 +1,6 @@
 //! The kinds of embedder that upstream trains, by the names of its Python modules.
 
-use super::field::choices;
+use super::declare::choices;
 use crate::error::{Error, ErrorKind, Result};
 
 choices! {

@@ -1,4 +1,4 @@
-//! Settings written out again: TOML, JSON, shell flags, a FlagEmbedding command, a DeepSpeed file.
+//! Settings written out again: TOML, JSON, shell flags, a FlagEmbedding command, a `DeepSpeed` file.
 //!
 //! What TOML, JSON and flags say is read back to the same settings.
 
@@ -6,12 +6,13 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::FinetuneConfig;
 use super::choices::{LrSchedulerType, SaveStrategy};
-use super::field::{Arguments, FieldDoc, FieldKind, Setting, choices};
+use super::declare::choices;
+use super::field::{Arguments, FieldDoc, FieldKind, Setting};
 use super::module::Module;
 use super::schema::groups;
 use super::shell::quote;
-use super::FinetuneConfig;
 
 choices! {
     /// What settings can be written as.
@@ -24,7 +25,7 @@ choices! {
         Flags = "flags",
         /// A command line of FlagEmbedding's.
         FlagEmbedding = "flagembedding",
-        /// A DeepSpeed file, stage 0, with numbers where upstream's says auto.
+        /// A `DeepSpeed` file, stage 0, with numbers where upstream's says auto.
         DeepSpeed = "deepspeed",
     }
 }
@@ -35,7 +36,7 @@ impl FinetuneConfig {
         match format {
             RenderFormat::Toml => to_toml(self, module),
             RenderFormat::Json => to_json_text(self, module),
-            RenderFormat::Flags => lines(to_flags(self, module)),
+            RenderFormat::Flags => lines(&to_flags(self, module)),
             RenderFormat::FlagEmbedding => self.to_flagembedding(module),
             RenderFormat::DeepSpeed => format!("{:#}\n", self.to_deepspeed()),
         }
@@ -47,7 +48,10 @@ impl FinetuneConfig {
         let mut left_out = Vec::new();
         let defaults = Self::default();
         // Upstream has no evaluation, and its Trainer refuses an eval_strategy without data.
-        for field in Self::fields().iter().filter(|field| field.ours || field.group == "evaluation") {
+        for field in Self::fields()
+            .iter()
+            .filter(|field| field.ours || field.group == "evaluation")
+        {
             if upstream.get(field.name) != defaults.get(field.name) {
                 left_out.push(field.name);
                 reset(&mut upstream, field);
@@ -65,20 +69,31 @@ impl FinetuneConfig {
         }
         let mut text = String::new();
         if !left_out.is_empty() {
-            let _ = writeln!(text, "# Left out, as FlagEmbedding cannot do it: {}", left_out.join(", "));
+            let _ = writeln!(
+                text,
+                "# Left out, as FlagEmbedding cannot do it: {}",
+                left_out.join(", ")
+            );
         }
         let processes = self.training.devices.len().max(1);
         let mut words = vec![
-            vec!["torchrun".to_owned(), "--nproc_per_node".to_owned(), processes.to_string()],
-            vec!["-m".to_owned(), format!("FlagEmbedding.finetune.embedder.{module}")],
+            vec![
+                "torchrun".to_owned(),
+                "--nproc_per_node".to_owned(),
+                processes.to_string(),
+            ],
+            vec![
+                "-m".to_owned(),
+                format!("FlagEmbedding.finetune.embedder.{module}"),
+            ],
         ];
         words.extend(to_flags(&upstream, module));
-        text + &lines(words)
+        text + &lines(&words)
     }
 
     /// A file for upstream's `--deepspeed`, in the shape of its `ds_stage0.json`.
     ///
-    /// The schedule is DeepSpeed's WarmupDecayLR made linear, where Hugging Face's is linear; else it is left out, and
+    /// The schedule is `WarmupDecayLR` made linear, where Hugging Face's is linear; else it is left out, and
     /// the Trainer brings its own.
     fn to_deepspeed(&self) -> Value {
         let training = &self.training;
@@ -95,7 +110,9 @@ impl FinetuneConfig {
         };
         let micro = training.per_device_train_batch_size;
         let accumulation = training.gradient_accumulation_steps;
-        let batch = micro.saturating_mul(accumulation).saturating_mul(training.devices.len().max(1));
+        let batch = micro
+            .saturating_mul(accumulation)
+            .saturating_mul(training.devices.len().max(1));
         let mut file = json!({
             "zero_optimization": { "stage": 0 },
             "fp16": {
@@ -152,7 +169,9 @@ fn reset(config: &mut FinetuneConfig, field: &FieldDoc) {
 
 /// Fields of a group that a module takes.
 fn fields_of<A: Arguments>(group: &'static str, module: Module) -> impl Iterator<Item = &'static FieldDoc> {
-    A::fields().iter().filter(move |field| field.group == group && module.takes(field.group))
+    A::fields()
+        .iter()
+        .filter(move |field| field.group == group && module.takes(field.group))
 }
 
 /// Writes TOML: every setting that has a value, in sections by group.
@@ -209,11 +228,15 @@ fn toml_value(value: &Value) -> Option<toml::Value> {
             (None, Some(_)) => None,
             (None, None) => number.as_f64().map(toml::Value::Float),
         },
-        Value::Array(items) => {
-            items.iter().map(toml_value).collect::<Option<Vec<_>>>().map(toml::Value::Array)
-        }
+        Value::Array(items) => items
+            .iter()
+            .map(toml_value)
+            .collect::<Option<Vec<_>>>()
+            .map(toml::Value::Array),
         Value::Object(map) => {
-            let entries = map.iter().map(|(key, value)| Some((key.clone(), toml_value(value)?)));
+            let entries = map
+                .iter()
+                .map(|(key, value)| Some((key.clone(), toml_value(value)?)));
             entries.collect::<Option<toml::Table>>().map(toml::Value::Table)
         }
     }
@@ -224,7 +247,12 @@ pub fn to_json_text<A: Arguments>(arguments: &A, module: Module) -> String {
     let map: Map<String, Value> = A::fields()
         .iter()
         .filter(|field| module.takes(field.group))
-        .map(|field| (field.name.to_owned(), arguments.get(field.name).unwrap_or_default()))
+        .map(|field| {
+            (
+                field.name.to_owned(),
+                arguments.get(field.name).unwrap_or_default(),
+            )
+        })
         .collect();
     format!("{:#}\n", Value::Object(map))
 }
@@ -266,7 +294,7 @@ fn word(value: &Value) -> String {
 }
 
 /// A command over several lines, one flag a line.
-fn lines(flags: Vec<Vec<String>>) -> String {
+fn lines(flags: &[Vec<String>]) -> String {
     let lines: Vec<String> = flags
         .iter()
         .map(|words| words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))

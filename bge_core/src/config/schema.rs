@@ -24,9 +24,13 @@ pub fn groups<A: Arguments>() -> Vec<&'static str> {
 /// The settings as JSON Schema (draft 2020-12): one flat object, with `x-group` and `x-ours` beside each setting.
 pub fn json_schema<A: Arguments>(title: &str, module: Module) -> Value {
     let fields = || A::fields().iter().filter(|field| module.takes(field.group));
-    let properties: Map<String, Value> =
-        fields().map(|field| (field.name.to_owned(), property(field))).collect();
-    let required: Vec<&str> = fields().filter(|field| field.required).map(|field| field.name).collect();
+    let properties: Map<String, Value> = fields()
+        .map(|field| (field.name.to_owned(), property(field)))
+        .collect();
+    let required: Vec<&str> = fields()
+        .filter(|field| field.required)
+        .map(|field| field.name)
+        .collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
@@ -47,7 +51,11 @@ fn property(field: &FieldDoc) -> Value {
         FieldKind::Object => "object",
     };
     let mut property = Map::new();
-    let kind = if field.optional { json!([name, "null"]) } else { json!(name) };
+    let kind = if field.optional {
+        json!([name, "null"])
+    } else {
+        json!(name)
+    };
     property.insert("type".to_owned(), kind);
     property.insert("description".to_owned(), field.help.as_str().into());
     if field.kind == FieldKind::Count {

@@ -25,11 +25,22 @@ const PREFIX: &str = "FlagEmbedding.finetune.embedder.";
 ///
 /// Variables are not expanded: their values are unknown here, which is said as a warning.
 pub fn from_command_line(text: &str) -> Result<CommandLine, Vec<Issue>> {
-    let problem = |code, message: String| Err(vec![Issue::new(code, Severity::Error, message)]);
-    let commands = match split_commands(text) {
-        Ok(commands) => commands,
-        Err(message) => return problem("config.syntax", message.to_owned()),
-    };
+    match split_commands(text) {
+        Ok(commands) => from_commands(&commands),
+        Err(message) => problem("config.syntax", message.to_owned()),
+    }
+}
+
+/// The same for a command line that a shell has already split into words.
+pub fn from_words(words: &[String]) -> Result<CommandLine, Vec<Issue>> {
+    from_commands(&[words.to_vec()])
+}
+
+fn problem<T>(code: &'static str, message: String) -> Result<T, Vec<Issue>> {
+    Err(vec![Issue::new(code, Severity::Error, message)])
+}
+
+fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
     let found = commands.iter().find_map(|words| Some((words, module_at(words)?)));
     let (words, at, name) = if let Some((words, (at, name))) = found {
         (words.clone(), at + 1, name.to_owned())

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy};
-use super::field::arguments;
+use super::declare::arguments;
 
 arguments! {
     /// Hugging Face's `TrainingArguments` as far as they apply, and what FlagEmbedding adds to them.

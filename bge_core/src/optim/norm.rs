@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_norm_is_the_same_on_any_number_of_threads() {
-        let gradient: Vec<f32> = (0..300_000)
+        let gradient: Vec<f32> = (0..300_000_u64)
             .map(|i| ((i * 7919) % 1000) as f32 * 1e-3 + 1e-7)
             .collect();
         let on = |threads: usize| {
