@@ -10,4 +10,6 @@ mod loss;
 #[cfg(feature = "train")]
 mod optim;
 #[cfg(feature = "train")]
+mod parity;
+#[cfg(feature = "train")]
 mod tokenize;

@@ -90,14 +90,20 @@ impl BeirFolder {
 
     /// The index of each document id.
     pub(super) fn document_places(&self) -> BTreeMap<&str, u32> {
-        self.document_ids.iter().enumerate().map(|(index, id)| (id.as_str(), index as u32)).collect()
+        self.document_ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| (id.as_str(), index as u32))
+            .collect()
     }
 
     /// The name of the folder, for titles.
     pub fn name(&self) -> String {
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        path.file_name()
-            .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+        path.file_name().map_or_else(
+            || self.path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
     }
 }
 
@@ -127,8 +133,14 @@ impl Files {
         let beir = find(path, &[format!("qrels/{split}.tsv")]);
         let custom = find(path, &[format!("{split}_qrels.jsonl")]);
         let (judgments, names) = match (beir, custom) {
-            (Some(file), _) => (file, ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")]),
-            (None, Some(file)) => (file, [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()]),
+            (Some(file), _) => (
+                file,
+                ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")],
+            ),
+            (None, Some(file)) => (
+                file,
+                [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()],
+            ),
             (None, None) => {
                 let splits = splits_of(path);
                 let hint = if splits.is_empty() {
@@ -144,7 +156,11 @@ impl Files {
             }
         };
         let missing = |names: &[String]| {
-            Error::new(ErrorKind::NotFound, format!("no {} (or .gz) in the folder", names.join(" or "))).with_path(path)
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no {} (or .gz) in the folder", names.join(" or ")),
+            )
+            .with_path(path)
         };
         let corpus = ["corpus.jsonl".to_owned()];
         Ok(Self {
@@ -166,8 +182,15 @@ fn splits_of(path: &Path) -> Vec<String> {
             .collect()
     };
     let cut = |name: &str, end: &str| name.trim_end_matches(".gz").strip_suffix(end).map(str::to_owned);
-    let mut splits: BTreeSet<String> = names(path.join("qrels")).iter().filter_map(|n| cut(n, ".tsv")).collect();
-    splits.extend(names(path.to_path_buf()).iter().filter_map(|n| cut(n, "_qrels.jsonl")));
+    let mut splits: BTreeSet<String> = names(path.join("qrels"))
+        .iter()
+        .filter_map(|n| cut(n, ".tsv"))
+        .collect();
+    splits.extend(
+        names(path.to_path_buf())
+            .iter()
+            .filter_map(|n| cut(n, "_qrels.jsonl")),
+    );
     splits.into_iter().collect()
 }
 
@@ -190,7 +213,8 @@ impl Findings {
     fn error(&mut self, code: &'static str, file: &Path, line: u64, message: String) {
         if self.errors.len() < LISTED_ERRORS {
             let issue = Issue::new(code, Severity::Error, message).in_file(file.display().to_string());
-            self.errors.push(if line > 0 { issue.at_line(line) } else { issue });
+            self.errors
+                .push(if line > 0 { issue.at_line(line) } else { issue });
         } else {
             self.more_errors += 1;
         }
@@ -198,12 +222,15 @@ impl Findings {
 
     /// Counts one more case of `what` (a phrase that follows a number); `example` is an id.
     fn warn(&mut self, code: &'static str, what: &'static str, file: &Path, line: u64, example: &str) {
-        let tally = self.warnings.entry((code, file.display().to_string())).or_insert(Tally {
-            what,
-            count: 0,
-            line,
-            examples: Vec::new(),
-        });
+        let tally = self
+            .warnings
+            .entry((code, file.display().to_string()))
+            .or_insert(Tally {
+                what,
+                count: 0,
+                line,
+                examples: Vec::new(),
+            });
         tally.count += 1;
         if tally.examples.len() < EXAMPLES {
             tally.examples.push(format!("`{}`", shorten(example, 60)));
@@ -220,10 +247,23 @@ impl Findings {
             ));
         }
         issues.extend(self.warnings.into_iter().map(|((code, file), tally)| {
-            let dots = if tally.count > tally.examples.len() { ", ..." } else { "" };
-            let message = format!("{} {} ({}{dots})", tally.count, tally.what, tally.examples.join(", "));
+            let dots = if tally.count > tally.examples.len() {
+                ", ..."
+            } else {
+                ""
+            };
+            let message = format!(
+                "{} {} ({}{dots})",
+                tally.count,
+                tally.what,
+                tally.examples.join(", ")
+            );
             let issue = Issue::new(code, Severity::Warning, message).in_file(file);
-            if tally.line > 0 { issue.at_line(tally.line) } else { issue }
+            if tally.line > 0 {
+                issue.at_line(tally.line)
+            } else {
+                issue
+            }
         }));
         issues
     }
@@ -238,7 +278,10 @@ pub(super) fn shorten(text: &str, most: usize) -> String {
 }
 
 fn first_error(issues: &[Issue]) -> Error {
-    let errors: Vec<&Issue> = issues.iter().filter(|issue| issue.severity == Severity::Error).collect();
+    let errors: Vec<&Issue> = issues
+        .iter()
+        .filter(|issue| issue.severity == Severity::Error)
+        .collect();
     let Some(first) = errors.first() else {
         return Error::new(ErrorKind::InvalidData, "the evaluation data cannot be used");
     };
@@ -274,7 +317,13 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
                 Entry::Occupied(entry) => {
                     let (index, first) = *entry.get();
                     if texts.texts.get(index) == Some(&text) {
-                        findings.warn("evaluation.repeated_id", "lines repeat an earlier one", file, line, &id);
+                        findings.warn(
+                            "evaluation.repeated_id",
+                            "lines repeat an earlier one",
+                            file,
+                            line,
+                            &id,
+                        );
                     } else {
                         let message = format!(
                             "the id `{}` already names another text on line {first}; ids must be unique",
@@ -297,7 +346,12 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
     })?;
     if texts.ids.is_empty() {
         let what = if with_title { "documents" } else { "queries" };
-        findings.error("evaluation.empty_file", file, 0, format!("the file has no {what}"));
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            format!("the file has no {what}"),
+        );
     }
     Ok(texts)
 }
@@ -312,7 +366,9 @@ fn parse_object(line: &str) -> Result<Map<String, Value>, String> {
 
 /// An id under one of several names: text, or a whole number written out.
 fn take_id(object: &Map<String, Value>, names: &[&str]) -> Result<String, String> {
-    let found = names.iter().find_map(|name| object.get(*name).map(|value| (name, value)));
+    let found = names
+        .iter()
+        .find_map(|name| object.get(*name).map(|value| (name, value)));
     match found {
         None => Err(format!("`{}` is missing", names.join("` or `"))),
         Some((_, Value::String(id))) if !id.is_empty() => Ok(id.clone()),
@@ -369,7 +425,13 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
                 }
                 Entry::Occupied(entry) if entry.get().score == score => {
                     let id = entry.key().clone();
-                    findings.warn("evaluation.repeated_judgment", "judgments repeat an earlier one", file, line, &id);
+                    findings.warn(
+                        "evaluation.repeated_judgment",
+                        "judgments repeat an earlier one",
+                        file,
+                        line,
+                        &id,
+                    );
                 }
                 Entry::Occupied(entry) => {
                     let message = format!(
@@ -384,7 +446,12 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
         Ok(())
     })?;
     if judgments.is_empty() {
-        findings.error("evaluation.empty_file", file, 0, "the file has no judgments".to_owned());
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            "the file has no judgments".to_owned(),
+        );
     }
     Ok(judgments)
 }
@@ -445,7 +512,11 @@ fn join(
     let file = &files.judgments;
     for (query, judgments) in &judged {
         if !queries.index.contains_key(query) {
-            let line = judgments.values().map(|judgment| judgment.line).min().unwrap_or(0);
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
             findings.warn(
                 "evaluation.unknown_query",
                 "judged queries have no text and are left out",
@@ -467,7 +538,11 @@ fn join(
             }
         }
         if judgments.values().all(|judgment| judgment.score <= 0.0) {
-            let line = judgments.values().map(|judgment| judgment.line).min().unwrap_or(0);
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
             findings.warn(
                 "evaluation.no_positive",
                 "queries have no relevant document (score above 0) and are left out",

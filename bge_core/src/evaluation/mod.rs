@@ -24,7 +24,8 @@ mod verdict;
 
 pub use beir::BeirFolder;
 pub use compare::{
-    CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts, compare,
+    CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts,
+    compare,
 };
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
 pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};

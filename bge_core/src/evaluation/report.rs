@@ -34,7 +34,11 @@ pub struct TrainingCurve {
 impl TrainingCurve {
     pub(super) fn last_step(&self) -> u64 {
         let last = |points: &[(u64, f64)]| points.iter().map(|(step, _)| *step).max();
-        [&self.loss, &self.learning_rate, &self.evaluations].into_iter().filter_map(|p| last(p)).max().unwrap_or(1)
+        [&self.loss, &self.learning_rate, &self.evaluations]
+            .into_iter()
+            .filter_map(|p| last(p))
+            .max()
+            .unwrap_or(1)
     }
 
     pub(super) fn evaluation_title(&self) -> String {
@@ -63,11 +67,22 @@ pub fn comparison_html(comparison: &Comparison, context: &ReportContext) -> Stri
     } else {
         context.title.clone()
     };
-    let mut page = Page::new(&title, &counted(&comparison.dataset, &comparison.split, comparison.queries, comparison.documents));
+    let mut page = Page::new(
+        &title,
+        &counted(
+            &comparison.dataset,
+            &comparison.split,
+            comparison.queries,
+            comparison.documents,
+        ),
+    );
     page.verdict(comparison);
     page.tiles(comparison);
     page.quality(comparison);
-    page.training(context.training.as_ref(), comparison.primary().map(|change| (change.metric, change.before)));
+    page.training(
+        context.training.as_ref(),
+        comparison.primary().map(|change| (change.metric, change.before)),
+    );
     page.similarities(&[
         ("Before", &comparison.similarities_before),
         ("After", &comparison.similarities_after),
@@ -83,8 +98,15 @@ pub fn comparison_html(comparison: &Comparison, context: &ReportContext) -> Stri
 /// The report of a single evaluation, with intervals by 10,000 bootstrap resamples of the queries.
 pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &ReportContext) -> String {
     let report = &evaluation.report;
-    let title = if context.title.is_empty() { format!("Retrieval on {}", report.dataset) } else { context.title.clone() };
-    let mut page = Page::new(&title, &counted(&report.dataset, &report.split, report.queries, report.documents));
+    let title = if context.title.is_empty() {
+        format!("Retrieval on {}", report.dataset)
+    } else {
+        context.title.clone()
+    };
+    let mut page = Page::new(
+        &title,
+        &counted(&report.dataset, &report.split, report.queries, report.documents),
+    );
     let values = &evaluation.scores.values;
     let deciding = deciding_metric(MetricKey::new(Metric::Ndcg, 10), values);
     let chosen: Vec<(MetricKey, &[f64])> = values
@@ -101,12 +123,18 @@ pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &R
             bars: vec![("bar-after", estimate.mean, estimate.interval)],
         })
         .collect();
-    page.section("Retrieval quality", "Means over the queries with their 95 % intervals. Higher is better.");
+    page.section(
+        "Retrieval quality",
+        "Means over the queries with their 95 % intervals. Higher is better.",
+    );
     page.put("<div class=\"grid two\"><div class=\"card\">");
     page.put(&metric_bars(&rows));
     page.put("</div><div class=\"card\">");
-    let metrics: Vec<(MetricKey, Vec<String>)> =
-        report.metrics.iter().map(|(key, value)| (*key, vec![format!("{value:.5}")])).collect();
+    let metrics: Vec<(MetricKey, Vec<String>)> = report
+        .metrics
+        .iter()
+        .map(|(key, value)| (*key, vec![format!("{value:.5}")]))
+        .collect();
     page.table("All metrics", &["Metric", "Value"], &metrics, deciding);
     page.put("</div></div>");
     page.training(context.training.as_ref(), None);
@@ -118,7 +146,11 @@ pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &R
 }
 
 fn counted(dataset: &str, split: &str, queries: usize, documents: usize) -> String {
-    format!("{dataset}, split {split} · {} queries · {} documents", grouped(queries), grouped(documents))
+    format!(
+        "{dataset}, split {split} · {} queries · {} documents",
+        grouped(queries),
+        grouped(documents)
+    )
 }
 
 /// A page under construction.
@@ -146,7 +178,12 @@ impl Page {
     }
 
     fn section(&mut self, title: &str, lead: &str) {
-        let _ = write!(self.html, "\n<h2>{}</h2><p class=\"lead\">{}</p>", escape(title), escape(lead));
+        let _ = write!(
+            self.html,
+            "\n<h2>{}</h2><p class=\"lead\">{}</p>",
+            escape(title),
+            escape(lead)
+        );
     }
 
     fn verdict(&mut self, comparison: &Comparison) {
@@ -156,7 +193,11 @@ impl Page {
             Outcome::NoClearChange => ("unclear", "≈"),
             Outcome::Same => ("unclear", "="),
         };
-        let (head, rest) = comparison.verdict.headline.split_once(": ").unwrap_or(("", &comparison.verdict.headline));
+        let (head, rest) = comparison
+            .verdict
+            .headline
+            .split_once(": ")
+            .unwrap_or(("", &comparison.verdict.headline));
         let _ = write!(
             self.html,
             "<section class=\"card verdict {class}\" aria-label=\"Verdict\"><span class=\"sign\" aria-hidden=\"true\">{sign}</span>\
@@ -165,8 +206,12 @@ impl Page {
             escape(&minus_signs(rest))
         );
         if !comparison.verdict.notes.is_empty() {
-            let notes: String =
-                comparison.verdict.notes.iter().map(|note| format!("<li>{}</li>", escape(&minus_signs(note)))).collect();
+            let notes: String = comparison
+                .verdict
+                .notes
+                .iter()
+                .map(|note| format!("<li>{}</li>", escape(&minus_signs(note))))
+                .collect();
             let _ = write!(self.html, "<ul>{notes}</ul>");
         }
         self.put("</div></section>");
@@ -230,11 +275,18 @@ impl Page {
         );
         let headings = ["Metric", "Before", "After", "Change", "95 % interval", "p"];
         let row = |change: &super::compare::MetricChange| {
-            let mut cells =
-                vec![format!("{:.5}", change.before), format!("{:.5}", change.after), minus(&signed(change.change))];
+            let mut cells = vec![
+                format!("{:.5}", change.before),
+                format!("{:.5}", change.after),
+                minus(&signed(change.change)),
+            ];
             if let Some(estimate) = &change.estimate {
                 let interval = estimate.change.interval;
-                cells.push(minus(&format!("{} to {}", signed(interval.low), signed(interval.high))));
+                cells.push(minus(&format!(
+                    "{} to {}",
+                    signed(interval.low),
+                    signed(interval.high)
+                )));
                 cells.push(if estimate.p_value < 0.001 {
                     "< 0.001".to_owned()
                 } else {
@@ -243,17 +295,32 @@ impl Page {
             }
             (change.metric, cells)
         };
-        let main: Vec<_> = measured(comparison).into_iter().map(|(change, _)| row(change)).collect();
-        let all: Vec<_> = comparison.metrics.iter().map(|change| {
-            let (metric, mut cells) = row(change);
-            cells.truncate(3);
-            (metric, cells)
-        }).collect();
+        let main: Vec<_> = measured(comparison)
+            .into_iter()
+            .map(|(change, _)| row(change))
+            .collect();
+        let all: Vec<_> = comparison
+            .metrics
+            .iter()
+            .map(|change| {
+                let (metric, mut cells) = row(change);
+                cells.truncate(3);
+                (metric, cells)
+            })
+            .collect();
         self.put("<div class=\"card\" style=\"margin-top:1rem\">");
-        let caption = format!("Paired bootstrap over the queries, {} resamples", grouped(comparison.options.resamples));
+        let caption = format!(
+            "Paired bootstrap over the queries, {} resamples",
+            grouped(comparison.options.resamples)
+        );
         self.table(&caption, &headings, &main, Some(comparison.options.metric));
         let _ = write!(self.html, "<details><summary>All {} metrics</summary>", all.len());
-        self.table("Means over the queries", &["Metric", "Before", "After", "Change"], &all, None);
+        self.table(
+            "Means over the queries",
+            &["Metric", "Before", "After", "Change"],
+            &all,
+            None,
+        );
         self.put("</details></div>");
     }
 
@@ -274,7 +341,11 @@ impl Page {
         }
         self.put("</tr></thead><tbody>");
         for (metric, cells) in rows {
-            let class = if Some(*metric) == primary { " class=\"primary\"" } else { "" };
+            let class = if Some(*metric) == primary {
+                " class=\"primary\""
+            } else {
+                ""
+            };
             let _ = write!(self.html, "<tr{class}><th scope=\"row\">{}</th>", metric.title());
             for cell in cells {
                 let _ = write!(self.html, "<td>{}</td>", escape(cell));
@@ -289,13 +360,18 @@ impl Page {
             return;
         };
         let measured = curve.metric.unwrap_or(MetricKey::new(Metric::Ndcg, 10));
-        let before = before.filter(|(metric, _)| *metric == measured).map(|(_, value)| value);
+        let before = before
+            .filter(|(metric, _)| *metric == measured)
+            .map(|(_, value)| value);
         let loss = loss_curve(curve);
         let evaluations = evaluation_curve(curve, before);
         if loss.is_none() && evaluations.is_none() {
             return;
         }
-        self.section("Training", "The loss is the thin line, its running average the thick one.");
+        self.section(
+            "Training",
+            "The loss is the thin line, its running average the thick one.",
+        );
         self.put("<div class=\"grid two\">");
         if let Some(loss) = loss {
             let _ = write!(self.html, "<div class=\"card\"><h3>Loss</h3>{loss}</div>");
@@ -328,13 +404,26 @@ impl Page {
             );
             let rows = [
                 ("Overlap of the two", format!("{:.0} %", report.overlap * 100.0)),
-                ("Distance in standard deviations", format!("{:.2}", report.separation)),
-                ("Mean cosine of two documents", format!("{:.3}", report.document_cosine)),
-                ("Mean cosine of two queries", format!("{:.3}", report.query_cosine)),
+                (
+                    "Distance in standard deviations",
+                    format!("{:.2}", report.separation),
+                ),
+                (
+                    "Mean cosine of two documents",
+                    format!("{:.3}", report.document_cosine),
+                ),
+                (
+                    "Mean cosine of two queries",
+                    format!("{:.3}", report.query_cosine),
+                ),
                 ("Dimensions in use", format!("{:.0}", report.dimensions_in_use)),
             ];
             for (name, value) in rows {
-                let _ = write!(self.html, "<tr><th scope=\"row\">{name}</th><td>{}</td></tr>", minus(&value));
+                let _ = write!(
+                    self.html,
+                    "<tr><th scope=\"row\">{name}</th><td>{}</td></tr>",
+                    minus(&value)
+                );
             }
             self.put("</tbody></table></div>");
         }
@@ -348,9 +437,16 @@ impl Page {
                  for documents (1 means not at all).",
                 shift.queries, shift.documents
             ),
-            None => "The two models have vectors of different dimensions, so how far they moved is not defined.".to_owned(),
+            None => {
+                "The two models have vectors of different dimensions, so how far they moved is not defined."
+                    .to_owned()
+            }
         };
-        let _ = write!(self.html, "<p class=\"lead\" style=\"margin-top:1rem\">{}</p>", escape(&minus_signs(&text)));
+        let _ = write!(
+            self.html,
+            "<p class=\"lead\" style=\"margin-top:1rem\">{}</p>",
+            escape(&minus_signs(&text))
+        );
     }
 
     fn queries(&mut self, comparison: &Comparison) {
@@ -363,9 +459,10 @@ impl Page {
             &format!("By {metric}, with the rank of each relevant document before and after."),
         );
         self.put("<div class=\"grid two\">");
-        for (title, queries, rival) in
-            [("Most improved", &comparison.improved, false), ("Most hurt", &comparison.hurt, true)]
-        {
+        for (title, queries, rival) in [
+            ("Most improved", &comparison.improved, false),
+            ("Most hurt", &comparison.hurt, true),
+        ] {
             let _ = write!(self.html, "<section class=\"card\"><h3>{title}</h3>");
             if queries.is_empty() {
                 self.put("<p class=\"score\">none</p>");
@@ -391,8 +488,11 @@ impl Page {
         );
         let rank = |rank: Option<usize>| rank.map_or_else(|| format!("&gt;{depth}"), |rank| rank.to_string());
         for positive in &query.positives {
-            let text =
-                if positive.document.text.is_empty() { &positive.document.id } else { &positive.document.text };
+            let text = if positive.document.text.is_empty() {
+                &positive.document.id
+            } else {
+                &positive.document.text
+            };
             let _ = write!(
                 self.html,
                 "<span class=\"rank\"><span class=\"score\">rank</span> {} → {}</span>\
@@ -406,7 +506,11 @@ impl Page {
             let _ = write!(
                 self.html,
                 "<span class=\"rank score\">now ahead</span><span class=\"text\" dir=\"auto\"><bdi>{}</bdi></span>",
-                escape(if document.text.is_empty() { &document.id } else { &document.text })
+                escape(if document.text.is_empty() {
+                    &document.id
+                } else {
+                    &document.text
+                })
             );
         }
         self.put("</div></li>");
@@ -416,8 +520,14 @@ impl Page {
         if warnings.is_empty() {
             return;
         }
-        self.section("Warnings about the data", "The evaluation went on; these may explain a surprise.");
-        let items: String = warnings.iter().map(|warning| format!("<li><code>{}</code></li>", escape(warning))).collect();
+        self.section(
+            "Warnings about the data",
+            "The evaluation went on; these may explain a surprise.",
+        );
+        let items: String = warnings
+            .iter()
+            .map(|warning| format!("<li><code>{}</code></li>", escape(warning)))
+            .collect();
         let _ = write!(self.html, "<div class=\"card\"><ul>{items}</ul></div>");
     }
 
@@ -427,11 +537,17 @@ impl Page {
         }
         self.section("Settings and provenance", "What to repeat for the same result.");
         self.put("<div class=\"grid two\">");
-        for (title, pairs) in [("Settings", &context.settings), ("Provenance", &context.provenance)] {
+        for (title, pairs) in [
+            ("Settings", &context.settings),
+            ("Provenance", &context.provenance),
+        ] {
             if pairs.is_empty() {
                 continue;
             }
-            let _ = write!(self.html, "<div class=\"card\"><h3>{title}</h3><table class=\"pairs\"><tbody>");
+            let _ = write!(
+                self.html,
+                "<div class=\"card\"><h3>{title}</h3><table class=\"pairs\"><tbody>"
+            );
             for (name, value) in pairs {
                 let _ = write!(
                     self.html,
@@ -477,8 +593,13 @@ fn minus_signs(text: &str) -> String {
     let mut characters = text.chars().peekable();
     let mut before = ' ';
     while let Some(character) = characters.next() {
-        let starts_number = matches!(before, ' ' | '(') && characters.peek().is_some_and(char::is_ascii_digit);
-        out.push(if character == '-' && starts_number { '\u{2212}' } else { character });
+        let starts_number =
+            matches!(before, ' ' | '(') && characters.peek().is_some_and(char::is_ascii_digit);
+        out.push(if character == '-' && starts_number {
+            '\u{2212}'
+        } else {
+            character
+        });
         before = character;
     }
     out

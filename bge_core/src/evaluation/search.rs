@@ -39,7 +39,11 @@ pub fn top_k(
 ) -> Result<Vec<Vec<Hit>>> {
     let rows = |data: &[f32], what: &str| -> Result<usize> {
         if dim == 0 || !data.len().is_multiple_of(dim) {
-            bail!(Internal, "{} numbers are not rows of {dim} for {what}", data.len());
+            bail!(
+                Internal,
+                "{} numbers are not rows of {dim} for {what}",
+                data.len()
+            );
         }
         if let Some(bad) = data.iter().position(|x| !x.is_finite()) {
             return Err(Error::new(
@@ -64,7 +68,10 @@ pub fn top_k(
         );
     }
     if u32::try_from(document_count).is_err() {
-        bail!(Unsupported, "exact search takes at most 4294967295 documents, not {document_count}");
+        bail!(
+            Unsupported,
+            "exact search takes at most 4294967295 documents, not {document_count}"
+        );
     }
     let order = TieOrder::new(document_ids);
     let found = queries
@@ -104,7 +111,11 @@ fn pack(score: f32, place: u32) -> u64 {
 
 fn unpack(key: u64) -> (f32, u32) {
     let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered };
+    let bits = if ordered >> 31 == 1 {
+        ordered & !(1 << 31)
+    } else {
+        !ordered
+    };
     (f32::from_bits(bits), key as u32)
 }
 
@@ -117,7 +128,11 @@ struct Best {
 
 impl Best {
     fn new(k: usize) -> Self {
-        Self { k, keys: Vec::with_capacity(2 * k), floor: 0 }
+        Self {
+            k,
+            keys: Vec::with_capacity(2 * k),
+            floor: 0,
+        }
     }
 
     fn offer(&mut self, key: u64) {
@@ -244,7 +259,8 @@ mod tests {
         let (queries, documents, dim) = (37, 700, 19);
         let mut draws = Draws::new(key(3, Stream::Init, 0));
         // Coarse values, so that there are many equal scores.
-        let mut numbers = |n: usize| -> Vec<f32> { (0..n * dim).map(|_| draws.below(3) as f32 - 1.0).collect() };
+        let mut numbers =
+            |n: usize| -> Vec<f32> { (0..n * dim).map(|_| draws.below(3) as f32 - 1.0).collect() };
         let (q, d) = (numbers(queries), numbers(documents));
         let ids = ids(documents);
         let skip: Vec<Option<u32>> = (0..queries).map(|i| (i % 2 == 0).then_some(i as u32)).collect();
@@ -256,12 +272,19 @@ mod tests {
                     .chunks(dim)
                     .enumerate()
                     .filter(|(document, _)| skip[index] != Some(*document as u32))
-                    .map(|(i, document)| (i.to_string(), query.iter().zip(document).map(|(a, b)| a * b).sum()))
+                    .map(|(i, document)| {
+                        (
+                            i.to_string(),
+                            query.iter().zip(document).map(|(a, b)| a * b).sum(),
+                        )
+                    })
                     .collect();
                 super::super::rank(&mut all);
                 all.truncate(k);
-                let hits: Vec<(String, f32)> =
-                    hits.iter().map(|hit| (hit.document.to_string(), hit.score)).collect();
+                let hits: Vec<(String, f32)> = hits
+                    .iter()
+                    .map(|hit| (hit.document.to_string(), hit.score))
+                    .collect();
                 assert_eq!(hits, all);
             }
         }

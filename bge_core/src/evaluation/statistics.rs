@@ -56,22 +56,41 @@ pub fn bootstrap(columns: &[&[f64]], resamples: usize, seed: u64) -> Vec<Estimat
 
 /// Paired bootstrap of (before, after) columns: every resample draws the same queries for both sides and all pairs.
 pub fn paired_bootstrap(pairs: &[(&[f64], &[f64])], resamples: usize, seed: u64) -> Vec<PairedEstimate> {
-    let columns: Vec<&[f64]> = pairs.iter().flat_map(|(before, after)| [*before, *after]).collect();
+    let columns: Vec<&[f64]> = pairs
+        .iter()
+        .flat_map(|(before, after)| [*before, *after])
+        .collect();
     let mut means = resampled_means(&columns, resamples, seed).into_iter();
     let mut estimates = Vec::with_capacity(pairs.len());
     for (before, after) in pairs {
         let (Some(before_means), Some(after_means)) = (means.next(), means.next()) else {
             break;
         };
-        let changes: Vec<f64> = before_means.iter().zip(&after_means).map(|(b, a)| a - b).collect();
+        let changes: Vec<f64> = before_means
+            .iter()
+            .zip(&after_means)
+            .map(|(b, a)| a - b)
+            .collect();
         let change = mean(after) - mean(before);
         // Sums in another order differ in the last bits; equal must stay equal.
         let slack = 1e-12;
-        let extreme = changes.iter().filter(|c| (**c - change).abs() >= change.abs() - slack).count();
+        let extreme = changes
+            .iter()
+            .filter(|c| (**c - change).abs() >= change.abs() - slack)
+            .count();
         estimates.push(PairedEstimate {
-            before: Estimate { mean: mean(before), interval: interval(before_means) },
-            after: Estimate { mean: mean(after), interval: interval(after_means) },
-            change: Estimate { mean: change, interval: interval(changes) },
+            before: Estimate {
+                mean: mean(before),
+                interval: interval(before_means),
+            },
+            after: Estimate {
+                mean: mean(after),
+                interval: interval(after_means),
+            },
+            change: Estimate {
+                mean: change,
+                interval: interval(changes),
+            },
             p_value: (extreme + 1) as f64 / (resamples + 1) as f64,
         });
     }
@@ -86,8 +105,9 @@ fn resampled_means(columns: &[&[f64]], resamples: usize, seed: u64) -> Vec<Vec<f
         return vec![Vec::new(); width];
     }
     // One row for each query: a draw touches one place in memory, however many columns there are.
-    let rows: Vec<f64> =
-        (0..count).flat_map(|row| columns.iter().filter_map(move |column| column.get(row).copied())).collect();
+    let rows: Vec<f64> = (0..count)
+        .flat_map(|row| columns.iter().filter_map(move |column| column.get(row).copied()))
+        .collect();
     let sums: Vec<Vec<f64>> = (0..resamples as u64)
         .into_par_iter()
         .map(|resample| {
@@ -104,13 +124,21 @@ fn resampled_means(columns: &[&[f64]], resamples: usize, seed: u64) -> Vec<Vec<f
         })
         .collect();
     (0..width)
-        .map(|column| sums.iter().filter_map(|sums| sums.get(column)).map(|sum| sum / count as f64).collect())
+        .map(|column| {
+            sums.iter()
+                .filter_map(|sums| sums.get(column))
+                .map(|sum| sum / count as f64)
+                .collect()
+        })
         .collect()
 }
 
 fn interval(mut values: Vec<f64>) -> Interval {
     values.sort_by(f64::total_cmp);
-    Interval { low: quantile(&values, 0.025), high: quantile(&values, 0.975) }
+    Interval {
+        low: quantile(&values, 0.025),
+        high: quantile(&values, 0.975),
+    }
 }
 
 /// The arithmetic mean; 0 for nothing.
@@ -137,8 +165,14 @@ mod tests {
         let estimate = bootstrap(&[&values], 4000, 42)[0];
         assert!((estimate.mean - 0.3).abs() < 0.15);
         // The standard error is 1 / 20.
-        assert!((estimate.interval.low - (estimate.mean - 0.098)).abs() < 0.012, "{estimate:?}");
-        assert!((estimate.interval.high - (estimate.mean + 0.098)).abs() < 0.012, "{estimate:?}");
+        assert!(
+            (estimate.interval.low - (estimate.mean - 0.098)).abs() < 0.012,
+            "{estimate:?}"
+        );
+        assert!(
+            (estimate.interval.high - (estimate.mean + 0.098)).abs() < 0.012,
+            "{estimate:?}"
+        );
     }
 
     #[test]

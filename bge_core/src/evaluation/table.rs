@@ -47,7 +47,11 @@ pub fn evaluation_table(report: &EvaluationReport) -> String {
     let mut cuts: Vec<usize> = report.metrics.keys().map(|key| key.k).collect();
     cuts.sort_unstable();
     cuts.dedup();
-    let mut rows = vec![std::iter::once(String::new()).chain(cuts.iter().map(|k| format!("@{k}"))).collect::<Vec<_>>()];
+    let mut rows = vec![
+        std::iter::once(String::new())
+            .chain(cuts.iter().map(|k| format!("@{k}")))
+            .collect::<Vec<_>>(),
+    ];
     for metric in Metric::ALL {
         let cell = |k: &usize| {
             let value = report.metrics.get(&MetricKey::new(metric, *k));
@@ -72,7 +76,11 @@ pub fn evaluation_table(report: &EvaluationReport) -> String {
 fn align<R: AsRef<[String]>>(rows: &[R]) -> String {
     let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.as_ref().get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.as_ref().get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();

@@ -171,11 +171,16 @@ impl AdamW {
         debug_assert_eq!([value.len(), gradient.len()], [parameter.len; 2]);
         state.steps += 1;
         let scalars = Scalars::new(&self.config, parameter.decay, state.steps, lr, scale);
-        let moments = state.first.par_chunks_mut(PIECE).zip(state.second.par_chunks_mut(PIECE));
+        let moments = state
+            .first
+            .par_chunks_mut(PIECE)
+            .zip(state.second.par_chunks_mut(PIECE));
         let weights = value.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
-        weights.zip(moments).for_each(|((value, gradient), (first, second))| {
-            pulp::Arch::new().dispatch(|| scalars.update(value, gradient, first, second));
-        });
+        weights
+            .zip(moments)
+            .for_each(|((value, gradient), (first, second))| {
+                pulp::Arch::new().dispatch(|| scalars.update(value, gradient, first, second));
+            });
     }
 
     /// The moments as named tensors: `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter.

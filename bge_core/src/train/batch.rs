@@ -24,12 +24,19 @@ impl TrainBatch {
     pub fn group_size(&self) -> Result<usize> {
         let (queries, passages) = (self.queries.len(), self.passages.len());
         if queries == 0 || passages == 0 || passages % queries != 0 {
-            bail!(InvalidArgument, "{passages} passages cannot be shared among {queries} queries");
+            bail!(
+                InvalidArgument,
+                "{passages} passages cannot be shared among {queries} queries"
+            );
         }
         if let Some(scores) = &self.teacher_scores
             && scores.len() != passages
         {
-            bail!(InvalidArgument, "{} teacher scores do not fit {passages} passages", scores.len());
+            bail!(
+                InvalidArgument,
+                "{} teacher scores do not fit {passages} passages",
+                scores.len()
+            );
         }
         Ok(passages / queries)
     }

@@ -78,7 +78,9 @@ impl TrainerState {
         }
         serde_json::from_str(&files::read_text(&path)?).map_err(|error| {
             let message = "the file is damaged; resume from an older checkpoint";
-            Error::new(ErrorKind::ModelFormat, message).with_path(&path).with_source(error)
+            Error::new(ErrorKind::ModelFormat, message)
+                .with_path(&path)
+                .with_source(error)
         })
     }
 

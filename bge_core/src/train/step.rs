@@ -70,16 +70,20 @@ impl Stepper {
             trained,
             schedule: Schedule::new(
                 arguments.lr_scheduler_type,
+                &arguments.lr_scheduler_kwargs,
                 arguments.learning_rate,
                 warmup,
                 total_steps,
-                &arguments.lr_scheduler_kwargs,
             )?,
             embedding: Embedding {
                 pooling: arguments.sentence_pooling_method,
                 loss: LossConfig::from(arguments),
                 sub_batch_size: arguments.sub_batch_size,
-                keep: if arguments.gradient_checkpointing { Keep::Inputs } else { Keep::All },
+                keep: if arguments.gradient_checkpointing {
+                    Keep::Inputs
+                } else {
+                    Keep::All
+                },
             },
             max_grad_norm: arguments.max_grad_norm,
             seed: arguments.seed,
@@ -126,7 +130,8 @@ impl Stepper {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
             let measured =
-                self.embedding.accumulate(&self.model, batch, share, Some(dropout), &mut self.gradients)?;
+                self.embedding
+                    .accumulate(&self.model, batch, share, Some(dropout), &mut self.gradients)?;
             if !measured.loss.is_finite() {
                 return Err(self.not_finite("loss", measured.loss, std::slice::from_ref(batch)));
             }
@@ -137,7 +142,10 @@ impl Stepper {
         if !report.grad_norm.is_finite() {
             return Err(self.not_finite("gradient norm", report.grad_norm, batches));
         }
-        self.apply(report.learning_rate, clip_factor(report.grad_norm, self.max_grad_norm))?;
+        self.apply(
+            report.learning_rate,
+            clip_factor(report.grad_norm, self.max_grad_norm),
+        )?;
         self.steps += 1;
         Ok(report)
     }
@@ -149,22 +157,36 @@ impl Stepper {
     }
 
     fn apply(&mut self, lr: f64, scale: f32) -> Result<()> {
-        let values: Vec<_> = self.model.params().iter().map(|(_, value, _)| value.clone()).collect();
+        let values: Vec<_> = self
+            .model
+            .params()
+            .iter()
+            .map(|(_, value, _)| value.clone())
+            .collect();
         for (index, &id) in self.trained.iter().enumerate() {
             if let (Some(gradient), Some(value)) = (self.gradients.get(id), values.get(id)) {
                 let gradient = read(gradient)?;
-                update(value, |value| self.optimizer.update(index, lr, scale, value, &gradient))?;
+                update(value, |value| {
+                    self.optimizer.update(index, lr, scale, value, &gradient)
+                })?;
             }
         }
         Ok(())
     }
 
     fn not_finite(&self, what: &str, value: f64, batches: &[TrainBatch]) -> Error {
-        let mut origins: Vec<&str> =
-            batches.iter().flat_map(|batch| &batch.origins).map(String::as_str).collect();
+        let mut origins: Vec<&str> = batches
+            .iter()
+            .flat_map(|batch| &batch.origins)
+            .map(String::as_str)
+            .collect();
         let more = origins.len().saturating_sub(16);
         origins.truncate(16);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         let message = format!(
             "the {what} of step {} is {value}; nothing was updated or written. Lower --learning_rate or raise --warmup_ratio, \
              check --temperature, and look at the lines of this batch: {}{more}",
