@@ -13,3 +13,5 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod tokenize;
+
+mod config;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use serde_json::Value;
 
 use super::FinetuneConfig;
-use super::field::{Arguments, upstream_reading};
+use super::field::{Arguments, shown_text, upstream_reading};
 use super::format;
 use super::module::Module;
 use crate::issue::{Issue, Severity};
@@ -101,11 +101,11 @@ impl Findings {
 
     /// Checks the format of an instruction.
     pub(super) fn format(&mut self, field: &str, format: &str, instruction: Option<&str>) {
+        let shown = shown_text(format);
         match format::places(format) {
-            Err(message) => self.error("config.format", field, format!("{format:?}: {message}")),
+            Err(message) => self.error("config.format", field, format!("{shown}: {message}")),
             Ok(places) if !places.text => {
-                let message =
-                    format!("{format:?} has no place for the text; the usual format is \"{{}}{{}}\"");
+                let message = format!("{shown} has no place for the text; the usual format is \"{{}}{{}}\"");
                 if instruction.is_some() {
                     self.error("config.format", field, message);
                 } else {
@@ -114,7 +114,7 @@ impl Findings {
             }
             Ok(places) if !places.instruction && instruction.is_some_and(|text| !text.is_empty()) => {
                 let message =
-                    format!("{format:?} has no place for the instruction, which is therefore not used");
+                    format!("{shown} has no place for the instruction, which is therefore not used");
                 self.warning("config.format", field, message);
             }
             Ok(_) => {}
@@ -143,7 +143,7 @@ impl Findings {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             if name != "cpu" && name != "cpu:0" {
-                let message = format!("this build computes on `cpu`, got {device:?}");
+                let message = format!("this build computes on `cpu`, got {}", shown_text(device));
                 self.error("config.unsupported", "devices", message);
             }
         }

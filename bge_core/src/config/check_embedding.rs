@@ -1,6 +1,7 @@
 //! The rules for opening a model, encoding and evaluating.
 
 use super::check::{Checked, Findings, MAX_BATCH, MAX_LENGTH, normalize};
+use super::field::shown_text;
 use super::{EmbedArguments, EncodeConfig, EvaluateConfig};
 use crate::issue::Issue;
 
@@ -70,7 +71,10 @@ impl EvaluateConfig {
         }
         let split = evaluate.split.as_str();
         if split.trim().is_empty() || split.contains(['/', '\\']) {
-            let message = format!("expected the name of a file in qrels/ without its ending, got {split:?}");
+            let message = format!(
+                "expected the name of a file in qrels/ without its ending, got {}",
+                shown_text(split)
+            );
             findings.error("config.invalid_value", "split", message);
         }
         findings.finish(self)
@@ -85,7 +89,7 @@ impl EmbedArguments {
             .as_deref()
             .filter(|class| *class != "encoder-only-base")
         {
-            let message = format!("this version runs encoder-only-base, got {class:?}");
+            let message = format!("this version runs encoder-only-base, got {}", shown_text(class));
             findings.error("config.unsupported", "embedder_model_class", message);
         }
         findings.count(

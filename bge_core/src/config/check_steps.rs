@@ -1,10 +1,9 @@
 //! The rules for everything that is counted in steps: optimizer, schedule, logs, checkpoints, evaluations.
 
-use serde_json::Value;
-
 use super::FinetuneConfig;
 use super::check::{Findings, MAX_BATCH};
 use super::choices::{IntervalStrategy, LrSchedulerType, SaveStrategy};
+use super::field::{shown, shown_text};
 
 /// The metrics of an evaluation while training, each at every k of [`METRIC_K`].
 pub(crate) const METRICS: &[&str] = &["ndcg", "map", "recall", "precision", "mrr", "recall_cap"];
@@ -53,7 +52,7 @@ impl FinetuneConfig {
                 "a number from 0 and below 1",
             );
         }
-        if training.learning_rate > 0.1 {
+        if training.learning_rate > 0.1 && training.learning_rate.is_finite() {
             let message = format!(
                 "{} is far above what fine-tuning needs (about 1e-5)",
                 training.learning_rate
@@ -129,7 +128,7 @@ impl FinetuneConfig {
                 ),
                 _ => (number > 0.0 && number.is_finite(), "a number above 0"),
             };
-            let shown = super::field::shown(value);
+            let shown = shown(value);
             findings.range(
                 "lr_scheduler_kwargs",
                 fits,
@@ -202,7 +201,10 @@ impl FinetuneConfig {
         }
         let split = self.data.eval_split.as_str();
         if split.trim().is_empty() || split.contains(['/', '\\']) {
-            let message = format!("expected the name of a file in qrels/ without its ending, got {split:?}");
+            let message = format!(
+                "expected the name of a file in qrels/ without its ending, got {}",
+                shown_text(split)
+            );
             findings.error("config.invalid_value", "eval_split", message);
         }
         if training.load_best_model_at_end {
@@ -299,7 +301,7 @@ impl FinetuneConfig {
                     "expected one of {} with _at_ and one of {}, as in ndcg_at_10, got {}",
                     METRICS.join(", "),
                     METRIC_K.join(", "),
-                    super::field::shown(&Value::from(given.as_str()))
+                    shown_text(given)
                 );
                 findings.error("config.invalid_value", "metric_for_best_model", message);
             }

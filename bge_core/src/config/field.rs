@@ -142,7 +142,7 @@ pub(crate) fn shown(value: &Value) -> String {
     const MAX_CHARS: usize = 60;
     let text = match value {
         // Only what can be shown is turned into text: values may be megabytes long.
-        Value::String(text) => Value::String(text.chars().take(MAX_CHARS + 1).collect()).to_string(),
+        Value::String(text) => Value::String(text.chars().take(MAX_CHARS + 3).collect()).to_string(),
         other => other.to_string(),
     };
     if text.chars().count() <= MAX_CHARS + 2 {
@@ -151,6 +151,11 @@ pub(crate) fn shown(value: &Value) -> String {
     let mut short: String = text.chars().take(MAX_CHARS).collect();
     short.push('…');
     short
+}
+
+/// A text as it is shown in a message: quoted, shortened.
+pub(crate) fn shown_text(text: &str) -> String {
+    shown(&Value::String(text.chars().take(100).collect()))
 }
 
 /// The message for a value that is not what a setting expects.

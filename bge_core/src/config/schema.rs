@@ -85,6 +85,9 @@ pub fn flag_help<A: Arguments>(group: &str) -> String {
     for field in A::fields().iter().filter(|field| field.group == group) {
         let _ = writeln!(text, "  --{} {}", field.name, placeholder(field));
         let mut help = field.help.clone();
+        if placeholder(field) == "WORD" {
+            let _ = write!(help, " One of {}.", field.choices.join(", "));
+        }
         if field.required {
             help.push_str(" (required)");
         } else if let Some(default) = default_text(field) {
@@ -102,6 +105,7 @@ fn placeholder(field: &FieldDoc) -> String {
         FieldKind::Count | FieldKind::Integer => "N".to_owned(),
         FieldKind::Number => "NUMBER".to_owned(),
         FieldKind::Text => "TEXT".to_owned(),
+        FieldKind::Choice if field.choices.len() > 4 => "WORD".to_owned(),
         FieldKind::Choice => field.choices.join("|"),
         FieldKind::Texts => "TEXT...".to_owned(),
         FieldKind::Counts => "N...".to_owned(),

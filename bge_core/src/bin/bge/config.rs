@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Runs `bge config` with the words behind it. Returns the exit code: 0, 1 where the output could not be written,
 /// 2 for wrong usage or settings.
-pub fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> i32 {
+pub(crate) fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> i32 {
     match dispatch(args, out, err) {
         Ok(code) => code,
         // A reader that went away, as `head` does, is no failure of ours.
@@ -78,7 +78,10 @@ fn show(issues: &[Issue], err: &mut dyn Write) -> io::Result<()> {
 fn take_value(words: &mut Vec<String>, name: &str) -> Outcome<Option<String>> {
     let attached = format!("{name}=");
     let mut found = None;
-    while let Some(at) = words.iter().position(|word| word == name || word.starts_with(&attached)) {
+    while let Some(at) = words
+        .iter()
+        .position(|word| word == name || word.starts_with(&attached))
+    {
         let word = words.remove(at);
         let value = match word.strip_prefix(&attached) {
             Some(value) => value.to_owned(),
@@ -99,7 +102,9 @@ fn take_choice<T: std::str::FromStr<Err = bge_core::Error>>(
         return Ok(None);
     };
     let read = word.parse().map(Some);
-    read.map_err(|error: bge_core::Error| vec![problem(error.message()).on_field(name.trim_start_matches('-'))])
+    read.map_err(|error: bge_core::Error| {
+        vec![problem(error.message()).on_field(name.trim_start_matches('-'))]
+    })
 }
 
 fn nothing_left(words: &[String]) -> Outcome<()> {
@@ -151,7 +156,9 @@ fn defaults_of<A: Arguments>(format: RenderFormat, module: Module) -> Outcome<St
     match format {
         RenderFormat::Toml => Ok(config::documented_toml(&A::default(), module)),
         RenderFormat::Json => Ok(config::to_json_text(&A::default(), module)),
-        other => Err(vec![problem(format!("defaults are shown as toml or json, got {other}"))]),
+        other => Err(vec![problem(format!(
+            "defaults are shown as toml or json, got {other}"
+        ))]),
     }
 }
 
@@ -171,7 +178,8 @@ fn load(mut words: Vec<String>) -> Outcome<(Module, Parsed<FinetuneConfig>)> {
     let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
     if words.first().is_some_and(|word| !word.starts_with('-')) {
         if file.is_some() || module.is_some() {
-            let message = "a whole command line brings its own module and settings; leave out --config and --module";
+            let message =
+                "a whole command line brings its own module and settings; leave out --config and --module";
             return Err(vec![problem(message)]);
         }
         let command = config::from_words(&words)?;
@@ -180,7 +188,10 @@ fn load(mut words: Vec<String>) -> Outcome<(Module, Parsed<FinetuneConfig>)> {
     let module = module.unwrap_or_default();
     let mut loader = Loader::for_module(module);
     if let Some(name) = file {
-        loader = loader.file(&name, &read_file(&name).map_err(|issue| vec![issue.in_file(&name)])?);
+        loader = loader.file(
+            &name,
+            &read_file(&name).map_err(|issue| vec![issue.in_file(&name)])?,
+        );
     }
     Ok((module, loader.flags(&words).finish()?))
 }
@@ -189,9 +200,13 @@ fn read_file(name: &str) -> Result<String, Issue> {
     let unreadable = |error: io::Error| problem(format!("cannot read the settings: {error}"));
     let mut bytes = Vec::new();
     let file = File::open(name).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(problem("the file is larger than 16 MiB, which settings never are"));
+        return Err(problem(
+            "the file is larger than 16 MiB, which settings never are",
+        ));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
@@ -237,7 +252,10 @@ fn render(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Resu
         let mut words = args.to_vec();
         let Some(format) = take_choice::<RenderFormat>(&mut words, "--format")? else {
             let formats: Vec<_> = RenderFormat::ALL.iter().map(|format| format.as_str()).collect();
-            return Err(vec![problem(format!("name a format: --format {}", formats.join("|")))]);
+            return Err(vec![problem(format!(
+                "name a format: --format {}",
+                formats.join("|")
+            ))]);
         };
         let (module, parsed) = load(words)?;
         Ok((parsed.arguments.render(format, module), parsed.warnings))
