@@ -5,6 +5,10 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod config;
+mod data;
+#[cfg(feature = "train")]
+mod evaluation;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
@@ -13,5 +17,3 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod tokenize;
-
-mod config;
