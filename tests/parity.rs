@@ -42,7 +42,6 @@ fn micro_batch(case: &Value, batch: &Value) -> TrainBatch {
         passages: rows(case, "passages", &batch["passages"]),
         no_in_batch_neg: batch["no_in_batch_neg"].as_bool().unwrap(),
         teacher_scores: numbers(&batch["teacher_scores"]),
-        origins: Vec::new(),
     }
 }
 

@@ -98,6 +98,23 @@ impl NewFolder {
     }
 }
 
+impl NewFolder {
+    /// Moves everything in the folder into an existing one, over files of the same name there.
+    pub fn merge_into(self, place: &Path) -> Result<()> {
+        sync_tree(&self.beside)?;
+        let failed = |error| Error::io(place, "move the finished files here", error);
+        for entry in fs::read_dir(&self.beside).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let target = place.join(entry.file_name());
+            if target.is_dir() {
+                fs::remove_dir_all(&target).map_err(failed)?;
+            }
+            fs::rename(entry.path(), target).map_err(failed)?;
+        }
+        sync(place)
+    }
+}
+
 impl Drop for NewFolder {
     fn drop(&mut self) {
         if !self.done {

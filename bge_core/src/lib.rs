@@ -7,6 +7,8 @@ pub mod error;
 pub mod evaluation;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod files;
+#[cfg(feature = "model")]
+pub mod inference;
 pub mod issue;
 #[cfg(feature = "train")]
 pub mod loss;

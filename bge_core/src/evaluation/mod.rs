@@ -29,7 +29,7 @@ pub use compare::{
 };
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
 pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};
-pub use retrieval::{Evaluation, EvaluationOptions, EvaluationReport, QueryScores, Role, Vectors, evaluate};
+pub use retrieval::{Evaluation, EvaluationOptions, EvaluationReport, QueryScores, Role, evaluate};
 pub use search::{Hit, top_k};
 pub use similarity::{Distribution, Histogram, Shift, SimilarityReport, embedding_shift, similarities};
 pub use statistics::{Estimate, Interval, PairedEstimate, bootstrap, paired_bootstrap};

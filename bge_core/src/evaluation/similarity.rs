@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::beir::BeirFolder;
-use super::retrieval::{Evaluation, Vectors};
+use super::retrieval::Evaluation;
+use crate::inference::Vectors;
 use super::search::dot;
 use super::statistics::{mean, quantile};
 

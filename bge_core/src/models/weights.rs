@@ -185,13 +185,13 @@ pub(crate) fn write_weights<'a>(
         }
     }
     if let [(_, only)] = shards.as_slice() {
-        return write_file(&folder.join(WHOLE), only);
+        return write_tensors(&folder.join(WHOLE), only);
     }
     let (mut map, count) = (serde_json::Map::new(), shards.len());
     let total: usize = shards.iter().map(|(size, _)| size).sum();
     for (index, (_, shard)) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-        write_file(&folder.join(&file), shard)?;
+        write_tensors(&folder.join(&file), shard)?;
         map.extend(
             shard
                 .iter()
@@ -204,37 +204,36 @@ pub(crate) fn write_weights<'a>(
     })
 }
 
-/// Writes `f32` tensors as one safetensors file in the order given.
-pub(crate) fn write_file(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let slices = tensors.iter().map(|(_, tensor)| crate::nn::read(tensor)).collect::<Result<Vec<_>>>()?;
+    let slices: Vec<_> =
+        tensors.iter().zip(&slices).map(|((name, tensor), slice)| (*name, tensor.dims(), &**slice)).collect();
+    write_file(path, &slices)
+}
+
+/// Writes `f32` arrays (name, shape, values) as one safetensors file in the order given.
+pub(crate) fn write_file(path: &Path, arrays: &[(&str, &[usize], &[f32])]) -> Result<()> {
     use std::io::Write;
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
     let mut offset = 0;
-    for (name, tensor) in tensors {
-        let end = offset + tensor.elem_count() * 4;
-        header.insert(
-            (*name).to_owned(),
-            serde_json::json!({ "dtype": "F32", "shape": tensor.dims(), "data_offsets": [offset, end] }),
-        );
+    for (name, shape, values) in arrays {
+        let end = offset + values.len() * 4;
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] });
+        header.insert((*name).to_owned(), entry);
         offset = end;
     }
     let mut header = serde_json::to_vec(&header)
         .map_err(|error| Error::new(ErrorKind::Internal, "a header cannot be written").with_source(error))?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    let slices = tensors
-        .iter()
-        .map(|(_, tensor)| crate::nn::read(tensor))
-        .collect::<Result<Vec<_>>>()?;
     files::write_whole(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         let mut bytes = Vec::with_capacity(1 << 18);
-        for slice in &slices {
-            for chunk in slice.chunks(1 << 16) {
-                bytes.clear();
-                bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
-                file.write_all(&bytes)?;
-            }
+        for chunk in arrays.iter().flat_map(|(_, _, values)| values.chunks(1 << 16)) {
+            bytes.clear();
+            bytes.extend(chunk.iter().flat_map(|x| x.to_le_bytes()));
+            file.write_all(&bytes)?;
         }
         Ok(())
     })

@@ -15,8 +15,6 @@ pub struct TrainBatch {
     pub no_in_batch_neg: bool,
     /// Raw teacher scores `[Q * G]` in the order of the passages.
     pub teacher_scores: Option<Vec<f32>>,
-    /// Where the queries come from (`file:line`), for errors that name them.
-    pub origins: Vec<String>,
 }
 
 impl TrainBatch {

@@ -133,14 +133,14 @@ impl Stepper {
                 self.embedding
                     .accumulate(&self.model, batch, share, Some(dropout), &mut self.gradients)?;
             if !measured.loss.is_finite() {
-                return Err(self.not_finite("loss", measured.loss, std::slice::from_ref(batch)));
+                return Err(self.not_finite("loss", measured.loss));
             }
             report.loss += measured.loss * share;
             report.accuracy += measured.accuracy * share;
         }
         report.grad_norm = self.gradient_norm()?;
         if !report.grad_norm.is_finite() {
-            return Err(self.not_finite("gradient norm", report.grad_norm, batches));
+            return Err(self.not_finite("gradient norm", report.grad_norm));
         }
         self.apply(
             report.learning_rate,
@@ -174,24 +174,11 @@ impl Stepper {
         Ok(())
     }
 
-    fn not_finite(&self, what: &str, value: f64, batches: &[TrainBatch]) -> Error {
-        let mut origins: Vec<&str> = batches
-            .iter()
-            .flat_map(|batch| &batch.origins)
-            .map(String::as_str)
-            .collect();
-        let more = origins.len().saturating_sub(16);
-        origins.truncate(16);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
+    fn not_finite(&self, what: &str, value: f64) -> Error {
         let message = format!(
             "the {what} of step {} is {value}; nothing was updated or written. Lower --learning_rate or raise --warmup_ratio, \
-             check --temperature, and look at the lines of this batch: {}{more}",
-            self.steps + 1,
-            origins.join(", ")
+             and check --temperature and the data",
+            self.steps + 1
         );
         Error::new(ErrorKind::NotFinite, message)
     }
