@@ -16,14 +16,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::findings::{Findings, first_error, shorten};
 use super::lines::{find, for_each_line};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
-
-/// Errors listed before the rest is only counted.
-const LISTED_ERRORS: usize = 100;
-/// Examples named in a warning about many places.
-const EXAMPLES: usize = 3;
 
 /// Documents, and the queries of one split with their judgments.
 ///
@@ -90,14 +86,20 @@ impl BeirFolder {
 
     /// The index of each document id.
     pub(super) fn document_places(&self) -> BTreeMap<&str, u32> {
-        self.document_ids.iter().enumerate().map(|(index, id)| (id.as_str(), index as u32)).collect()
+        self.document_ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| (id.as_str(), index as u32))
+            .collect()
     }
 
     /// The name of the folder, for titles.
     pub fn name(&self) -> String {
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        path.file_name()
-            .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+        path.file_name().map_or_else(
+            || self.path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
     }
 }
 
@@ -127,8 +129,14 @@ impl Files {
         let beir = find(path, &[format!("qrels/{split}.tsv")]);
         let custom = find(path, &[format!("{split}_qrels.jsonl")]);
         let (judgments, names) = match (beir, custom) {
-            (Some(file), _) => (file, ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")]),
-            (None, Some(file)) => (file, [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()]),
+            (Some(file), _) => (
+                file,
+                ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")],
+            ),
+            (None, Some(file)) => (
+                file,
+                [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()],
+            ),
             (None, None) => {
                 let splits = splits_of(path);
                 let hint = if splits.is_empty() {
@@ -144,7 +152,11 @@ impl Files {
             }
         };
         let missing = |names: &[String]| {
-            Error::new(ErrorKind::NotFound, format!("no {} (or .gz) in the folder", names.join(" or "))).with_path(path)
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no {} (or .gz) in the folder", names.join(" or ")),
+            )
+            .with_path(path)
         };
         let corpus = ["corpus.jsonl".to_owned()];
         Ok(Self {
@@ -166,102 +178,23 @@ fn splits_of(path: &Path) -> Vec<String> {
             .collect()
     };
     let cut = |name: &str, end: &str| name.trim_end_matches(".gz").strip_suffix(end).map(str::to_owned);
-    let mut splits: BTreeSet<String> = names(path.join("qrels")).iter().filter_map(|n| cut(n, ".tsv")).collect();
-    splits.extend(names(path.to_path_buf()).iter().filter_map(|n| cut(n, "_qrels.jsonl")));
+    let mut splits: BTreeSet<String> = names(path.join("qrels"))
+        .iter()
+        .filter_map(|n| cut(n, ".tsv"))
+        .collect();
+    splits.extend(
+        names(path.to_path_buf())
+            .iter()
+            .filter_map(|n| cut(n, "_qrels.jsonl")),
+    );
     splits.into_iter().collect()
-}
-
-/// Errors one by one, warnings gathered by kind.
-#[derive(Default)]
-struct Findings {
-    errors: Vec<Issue>,
-    more_errors: usize,
-    warnings: BTreeMap<(&'static str, String), Tally>,
-}
-
-struct Tally {
-    what: &'static str,
-    count: usize,
-    line: u64,
-    examples: Vec<String>,
-}
-
-impl Findings {
-    fn error(&mut self, code: &'static str, file: &Path, line: u64, message: String) {
-        if self.errors.len() < LISTED_ERRORS {
-            let issue = Issue::new(code, Severity::Error, message).in_file(file.display().to_string());
-            self.errors.push(if line > 0 { issue.at_line(line) } else { issue });
-        } else {
-            self.more_errors += 1;
-        }
-    }
-
-    /// Counts one more case of `what` (a phrase that follows a number); `example` is an id.
-    fn warn(&mut self, code: &'static str, what: &'static str, file: &Path, line: u64, example: &str) {
-        let tally = self.warnings.entry((code, file.display().to_string())).or_insert(Tally {
-            what,
-            count: 0,
-            line,
-            examples: Vec::new(),
-        });
-        tally.count += 1;
-        if tally.examples.len() < EXAMPLES {
-            tally.examples.push(format!("`{}`", shorten(example, 60)));
-        }
-    }
-
-    fn finish(self) -> Vec<Issue> {
-        let mut issues = self.errors;
-        if self.more_errors > 0 {
-            issues.push(Issue::new(
-                "evaluation.more_errors",
-                Severity::Error,
-                format!("{} more errors are not listed", self.more_errors),
-            ));
-        }
-        issues.extend(self.warnings.into_iter().map(|((code, file), tally)| {
-            let dots = if tally.count > tally.examples.len() { ", ..." } else { "" };
-            let message = format!("{} {} ({}{dots})", tally.count, tally.what, tally.examples.join(", "));
-            let issue = Issue::new(code, Severity::Warning, message).in_file(file);
-            if tally.line > 0 { issue.at_line(tally.line) } else { issue }
-        }));
-        issues
-    }
-}
-
-/// At most `most` characters of a text, with an ellipsis where it was cut.
-pub(super) fn shorten(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default().trim_end()),
-        None => text.to_owned(),
-    }
-}
-
-fn first_error(issues: &[Issue]) -> Error {
-    let errors: Vec<&Issue> = issues.iter().filter(|issue| issue.severity == Severity::Error).collect();
-    let Some(first) = errors.first() else {
-        return Error::new(ErrorKind::InvalidData, "the evaluation data cannot be used");
-    };
-    let message = match errors.len() - 1 {
-        0 => first.message.clone(),
-        1 => format!("{} (and one more error)", first.message),
-        more => format!("{} (and {more} more errors)", first.message),
-    };
-    let mut error = Error::new(ErrorKind::InvalidData, message);
-    if let Some(path) = &first.path {
-        error = error.with_path(path);
-    }
-    if let Some(line) = first.line {
-        error = error.with_line(line);
-    }
-    error
 }
 
 /// Ids and texts of a corpus or queries file, in order, with the line of each.
 #[derive(Default)]
 struct Texts {
     ids: Vec<String>,
-    texts: Vec<String>,
+    contents: Vec<String>,
     index: BTreeMap<String, (usize, u64)>,
 }
 
@@ -273,8 +206,14 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
             Ok((id, text)) => match texts.index.entry(id.clone()) {
                 Entry::Occupied(entry) => {
                     let (index, first) = *entry.get();
-                    if texts.texts.get(index) == Some(&text) {
-                        findings.warn("evaluation.repeated_id", "lines repeat an earlier one", file, line, &id);
+                    if texts.contents.get(index) == Some(&text) {
+                        findings.warn(
+                            "evaluation.repeated_id",
+                            "lines repeat an earlier one",
+                            file,
+                            line,
+                            &id,
+                        );
                     } else {
                         let message = format!(
                             "the id `{}` already names another text on line {first}; ids must be unique",
@@ -289,7 +228,7 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
                     }
                     entry.insert((texts.ids.len(), line));
                     texts.ids.push(id);
-                    texts.texts.push(text);
+                    texts.contents.push(text);
                 }
             },
         }
@@ -297,7 +236,12 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
     })?;
     if texts.ids.is_empty() {
         let what = if with_title { "documents" } else { "queries" };
-        findings.error("evaluation.empty_file", file, 0, format!("the file has no {what}"));
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            format!("the file has no {what}"),
+        );
     }
     Ok(texts)
 }
@@ -312,7 +256,9 @@ fn parse_object(line: &str) -> Result<Map<String, Value>, String> {
 
 /// An id under one of several names: text, or a whole number written out.
 fn take_id(object: &Map<String, Value>, names: &[&str]) -> Result<String, String> {
-    let found = names.iter().find_map(|name| object.get(*name).map(|value| (name, value)));
+    let found = names
+        .iter()
+        .find_map(|name| object.get(*name).map(|value| (name, value)));
     match found {
         None => Err(format!("`{}` is missing", names.join("` or `"))),
         Some((_, Value::String(id))) if !id.is_empty() => Ok(id.clone()),
@@ -347,8 +293,12 @@ struct Judgment {
 type Judgments = BTreeMap<String, BTreeMap<String, Judgment>>;
 
 fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
-    let name = file.to_string_lossy();
-    let json = name.trim_end_matches(".gz").ends_with(".jsonl");
+    let unpacked = if has_extension(file, "gz") {
+        Path::new(file.file_stem().unwrap_or_default())
+    } else {
+        file
+    };
+    let json = has_extension(unpacked, "jsonl");
     let mut judgments = Judgments::new();
     let mut first = true;
     for_each_line(file, |line, text| {
@@ -369,7 +319,13 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
                 }
                 Entry::Occupied(entry) if entry.get().score == score => {
                     let id = entry.key().clone();
-                    findings.warn("evaluation.repeated_judgment", "judgments repeat an earlier one", file, line, &id);
+                    findings.warn(
+                        "evaluation.repeated_judgment",
+                        "judgments repeat an earlier one",
+                        file,
+                        line,
+                        &id,
+                    );
                 }
                 Entry::Occupied(entry) => {
                     let message = format!(
@@ -384,9 +340,18 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
         Ok(())
     })?;
     if judgments.is_empty() {
-        findings.error("evaluation.empty_file", file, 0, "the file has no judgments".to_owned());
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            "the file has no judgments".to_owned(),
+        );
     }
     Ok(judgments)
+}
+
+fn has_extension(file: &Path, wanted: &str) -> bool {
+    file.extension().is_some_and(|extension| extension == wanted)
 }
 
 /// A header names its columns: its last one is a word.
@@ -445,7 +410,11 @@ fn join(
     let file = &files.judgments;
     for (query, judgments) in &judged {
         if !queries.index.contains_key(query) {
-            let line = judgments.values().map(|judgment| judgment.line).min().unwrap_or(0);
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
             findings.warn(
                 "evaluation.unknown_query",
                 "judged queries have no text and are left out",
@@ -467,7 +436,11 @@ fn join(
             }
         }
         if judgments.values().all(|judgment| judgment.score <= 0.0) {
-            let line = judgments.values().map(|judgment| judgment.line).min().unwrap_or(0);
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
             findings.warn(
                 "evaluation.no_positive",
                 "queries have no relevant document (score above 0) and are left out",
@@ -481,13 +454,13 @@ fn join(
         path: path.to_path_buf(),
         split: split.to_owned(),
         document_ids: documents.ids,
-        document_texts: documents.texts,
+        document_texts: documents.contents,
         query_ids: Vec::new(),
         query_texts: Vec::new(),
         judgments: Vec::new(),
         issues: Vec::new(),
     };
-    for (id, text) in queries.ids.into_iter().zip(queries.texts) {
+    for (id, text) in queries.ids.into_iter().zip(queries.contents) {
         let Some(judgments) = judged.remove(&id) else {
             continue;
         };

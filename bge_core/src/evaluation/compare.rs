@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::beir::{BeirFolder, shorten};
+use super::beir::BeirFolder;
+use super::findings::shorten;
 use super::metrics::{Metric, MetricKey};
 use super::retrieval::Evaluation;
 use super::similarity::{Shift, SimilarityReport, embedding_shift, similarities};
@@ -148,7 +149,9 @@ pub struct Comparison {
 impl Comparison {
     /// The deciding metric.
     pub fn primary(&self) -> Option<&MetricChange> {
-        self.metrics.iter().find(|change| change.metric == self.options.metric)
+        self.metrics
+            .iter()
+            .find(|change| change.metric == self.options.metric)
     }
 }
 
@@ -160,7 +163,10 @@ pub fn compare(
     options: &CompareOptions,
 ) -> Result<Comparison> {
     if before.scores.queries != after.scores.queries || before.scores.queries != folder.query_ids {
-        bail!(InvalidArgument, "the two evaluations are not of the same queries; evaluate both on one folder and split");
+        bail!(
+            InvalidArgument,
+            "the two evaluations are not of the same queries; evaluate both on one folder and split"
+        );
     }
     let mut options = options.clone();
     let Some(metric) = deciding_metric(options.metric, &before.scores.values) else {
@@ -168,7 +174,10 @@ pub fn compare(
     };
     options.metric = metric;
     let metrics = compare_metrics(before, after, &options)?;
-    let changes = match (before.scores.values.get(&metric), after.scores.values.get(&metric)) {
+    let changes = match (
+        before.scores.values.get(&metric),
+        after.scores.values.get(&metric),
+    ) {
         (Some(before), Some(after)) => before.iter().zip(after).map(|(b, a)| a - b).collect::<Vec<f64>>(),
         _ => bail!(InvalidArgument, "`{metric}` was not measured on both sides"),
     };
@@ -177,7 +186,10 @@ pub fn compare(
         hurt: changes.iter().filter(|change| **change < 0.0).count(),
         unchanged: changes.iter().filter(|change| **change == 0.0).count(),
     };
-    let squares: Vec<f64> = changes.iter().map(|change| (change - mean(&changes)).powi(2)).collect();
+    let squares: Vec<f64> = changes
+        .iter()
+        .map(|change| (change - mean(&changes)).powi(2))
+        .collect();
     let old = similarities(folder, before);
     let new = similarities(folder, after);
     let shift = embedding_shift(before, after);
@@ -193,7 +205,12 @@ pub fn compare(
         shift: shift.as_ref(),
     }
     .verdict();
-    let sides = Sides { folder, before, after, metric };
+    let sides = Sides {
+        folder,
+        before,
+        after,
+        metric,
+    };
     Ok(Comparison {
         dataset: after.report.dataset.clone(),
         split: after.report.split.clone(),
@@ -214,14 +231,23 @@ pub fn compare(
 }
 
 /// The wished metric, or else nDCG at the cut-off nearest to the wished one, or else any.
-pub(super) fn deciding_metric(wished: MetricKey, values: &BTreeMap<MetricKey, Vec<f64>>) -> Option<MetricKey> {
+pub(super) fn deciding_metric(
+    wished: MetricKey,
+    values: &BTreeMap<MetricKey, Vec<f64>>,
+) -> Option<MetricKey> {
     if values.contains_key(&wished) {
         return Some(wished);
     }
     let nearest = |metric: Metric| {
-        values.keys().filter(|key| key.metric == metric).min_by_key(|key| key.k.abs_diff(wished.k)).copied()
+        values
+            .keys()
+            .filter(|key| key.metric == metric)
+            .min_by_key(|key| key.k.abs_diff(wished.k))
+            .copied()
     };
-    nearest(wished.metric).or_else(|| nearest(Metric::Ndcg)).or_else(|| values.keys().next().copied())
+    nearest(wished.metric)
+        .or_else(|| nearest(Metric::Ndcg))
+        .or_else(|| values.keys().next().copied())
 }
 
 /// Whether a metric gets an interval: the deciding one, and nDCG, MRR and recall at the usual cut-offs.
@@ -233,13 +259,20 @@ pub(super) fn has_interval(key: MetricKey, deciding: MetricKey) -> bool {
         )
 }
 
-fn compare_metrics(before: &Evaluation, after: &Evaluation, options: &CompareOptions) -> Result<Vec<MetricChange>> {
+fn compare_metrics(
+    before: &Evaluation,
+    after: &Evaluation,
+    options: &CompareOptions,
+) -> Result<Vec<MetricChange>> {
     let mut keys = Vec::new();
     let mut pairs: Vec<(&[f64], &[f64])> = Vec::new();
     let mut metrics = Vec::new();
     for (key, old) in &before.scores.values {
         let Some(new) = after.scores.values.get(key).filter(|new| new.len() == old.len()) else {
-            bail!(InvalidArgument, "`{key}` was measured on one side only; use the same k_values");
+            bail!(
+                InvalidArgument,
+                "`{key}` was measured on one side only; use the same k_values"
+            );
         };
         if has_interval(*key, options.metric) {
             keys.push(*key);
@@ -273,17 +306,29 @@ impl Sides<'_> {
     /// The queries that rose (or fell) most; equal changes in the order of the file.
     fn most_changed(&self, changes: &[f64], count: usize, rose: bool) -> Vec<QueryChange> {
         let sign = if rose { 1.0 } else { -1.0 };
-        let mut order: Vec<(usize, f64)> =
-            changes.iter().map(|change| change * sign).enumerate().filter(|(_, change)| *change > 0.0).collect();
+        let mut order: Vec<(usize, f64)> = changes
+            .iter()
+            .map(|change| change * sign)
+            .enumerate()
+            .filter(|(_, change)| *change > 0.0)
+            .collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        order.iter().take(count).filter_map(|(query, _)| self.query(*query)).collect()
+        order
+            .iter()
+            .take(count)
+            .filter_map(|(query, _)| self.query(*query))
+            .collect()
     }
 
     fn query(&self, query: usize) -> Option<QueryChange> {
         let value = |side: &Evaluation| side.scores.values.get(&self.metric)?.get(query).copied();
         let rank = |side: &Evaluation, document: &str| {
             let place = |index: u32| self.folder.document_ids.get(index as usize).map(String::as_str);
-            side.rankings.get(query)?.iter().position(|hit| place(hit.document) == Some(document)).map(|at| at + 1)
+            side.rankings
+                .get(query)?
+                .iter()
+                .position(|hit| place(hit.document) == Some(document))
+                .map(|at| at + 1)
         };
         let judgments = self.folder.judgments.get(query)?;
         let mut positives: Vec<PositiveRank> = judgments
@@ -296,7 +341,8 @@ impl Sides<'_> {
             })
             .collect();
         let reciprocal = |rank: Option<usize>| rank.map_or(0.0, |rank| 1.0 / rank as f64);
-        let moved = |positive: &PositiveRank| (reciprocal(positive.after) - reciprocal(positive.before)).abs();
+        let moved =
+            |positive: &PositiveRank| (reciprocal(positive.after) - reciprocal(positive.before)).abs();
         positives.sort_by(|a, b| moved(b).total_cmp(&moved(a)));
         positives.truncate(5);
         let rival = self
@@ -317,7 +363,11 @@ impl Sides<'_> {
     }
 
     fn glimpse(&self, id: &str) -> DocumentGlimpse {
-        let place = self.folder.document_ids.iter().position(|document| document == id);
+        let place = self
+            .folder
+            .document_ids
+            .iter()
+            .position(|document| document == id);
         let text = place.and_then(|place| self.folder.document_texts.get(place));
         DocumentGlimpse {
             id: id.to_owned(),

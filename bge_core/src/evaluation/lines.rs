@@ -56,7 +56,11 @@ pub(super) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Resu
             .with_path(path)
             .with_line(number)
         })?;
-        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
+        let text = if number == 1 {
+            text.trim_start_matches('\u{feff}')
+        } else {
+            text
+        };
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.trim().is_empty() {
             each(number, text)?;

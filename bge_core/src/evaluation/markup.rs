@@ -60,7 +60,10 @@ mod tests {
     #[test]
     fn hostile_text_has_no_markup_left() {
         let safe = escape("<script>alert(\"1\" & '2')</script>\u{0}\u{b}\u{202e}");
-        assert_eq!(safe, "&lt;script&gt;alert(&quot;1&quot; &amp; &#39;2&#39;)&lt;/script&gt;  \u{202e}");
+        assert_eq!(
+            safe,
+            "&lt;script&gt;alert(&quot;1&quot; &amp; &#39;2&#39;)&lt;/script&gt;  \u{202e}"
+        );
     }
 
     #[test]

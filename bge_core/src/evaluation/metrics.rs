@@ -41,8 +41,14 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics, in the order of tables.
-    pub const ALL: [Self; 6] =
-        [Self::Ndcg, Self::Map, Self::Recall, Self::Precision, Self::Mrr, Self::RecallCap];
+    pub const ALL: [Self; 6] = [
+        Self::Ndcg,
+        Self::Map,
+        Self::Recall,
+        Self::Precision,
+        Self::Mrr,
+        Self::RecallCap,
+    ];
 
     /// The name in keys: `ndcg` in `ndcg_at_10`.
     pub const fn name(self) -> &'static str {
@@ -103,16 +109,24 @@ impl FromStr for MetricKey {
 
     fn from_str(text: &str) -> Result<Self> {
         let key = text.strip_prefix("eval_").unwrap_or(text);
-        let parsed = key.rsplit_once("_at_").or_else(|| key.rsplit_once('@')).and_then(|(name, k)| {
-            let metric = Metric::ALL.into_iter().find(|metric| metric.name().eq_ignore_ascii_case(name))?;
-            let k = k.parse().ok().filter(|k| *k > 0)?;
-            Some(Self { metric, k })
-        });
+        let parsed = key
+            .rsplit_once("_at_")
+            .or_else(|| key.rsplit_once('@'))
+            .and_then(|(name, k)| {
+                let metric = Metric::ALL
+                    .into_iter()
+                    .find(|metric| metric.name().eq_ignore_ascii_case(name))?;
+                let k = k.parse().ok().filter(|k| *k > 0)?;
+                Some(Self { metric, k })
+            });
         parsed.ok_or_else(|| {
             let names: Vec<&str> = Metric::ALL.iter().map(|metric| metric.name()).collect();
             Error::new(
                 ErrorKind::InvalidArgument,
-                format!("`{text}` is not a metric; write NAME_at_K with one of {}", names.join(", ")),
+                format!(
+                    "`{text}` is not a metric; write NAME_at_K with one of {}",
+                    names.join(", ")
+                ),
             )
         })
     }
@@ -126,7 +140,9 @@ impl Serialize for MetricKey {
 
 impl<'de> Deserialize<'de> for MetricKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -151,7 +167,13 @@ pub fn query_metrics(gains: &[f64], judged: &[f64], k_values: &[usize]) -> Vec<(
                 }
             }
         }
-        let over = |denominator: usize| if denominator == 0 { 0.0 } else { hits as f64 / denominator as f64 };
+        let over = |denominator: usize| {
+            if denominator == 0 {
+                0.0
+            } else {
+                hits as f64 / denominator as f64
+            }
+        };
         let best = discounted(&ideal, k);
         for metric in Metric::ALL {
             let value = match metric {
@@ -209,8 +231,10 @@ pub fn score_run(
             .map(|(document, score)| (document.as_str(), *score))
             .collect();
         rank(&mut results);
-        let gains: Vec<f64> =
-            results.iter().map(|(document, _)| judged.get(*document).copied().unwrap_or(0.0)).collect();
+        let gains: Vec<f64> = results
+            .iter()
+            .map(|(document, _)| judged.get(*document).copied().unwrap_or(0.0))
+            .collect();
         let judged: Vec<f64> = judged.values().copied().collect();
         scores.insert(query.clone(), query_metrics(&gains, &judged, k_values));
     }
@@ -223,7 +247,11 @@ mod tests {
 
     fn value(gains: &[f64], judged: &[f64], key: &str) -> f64 {
         let key: MetricKey = key.parse().unwrap();
-        query_metrics(gains, judged, &[key.k]).into_iter().find(|(found, _)| *found == key).unwrap().1
+        query_metrics(gains, judged, &[key.k])
+            .into_iter()
+            .find(|(found, _)| *found == key)
+            .unwrap()
+            .1
     }
 
     #[test]
@@ -241,7 +269,14 @@ mod tests {
 
     #[test]
     fn a_query_without_relevant_documents_or_results_scores_zero() {
-        for key in ["ndcg_at_3", "map_at_3", "recall_at_3", "precision_at_3", "mrr_at_3", "recall_cap_at_3"] {
+        for key in [
+            "ndcg_at_3",
+            "map_at_3",
+            "recall_at_3",
+            "precision_at_3",
+            "mrr_at_3",
+            "recall_cap_at_3",
+        ] {
             assert_eq!(value(&[0.0], &[0.0, -1.0], key), 0.0, "{key}");
             assert_eq!(value(&[], &[1.0], key), 0.0, "{key}");
         }

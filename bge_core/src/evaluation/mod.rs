@@ -9,9 +9,12 @@
 mod beir;
 mod charts;
 mod compare;
+mod curves;
+mod findings;
 mod lines;
 mod markup;
 mod metrics;
+mod page;
 mod report;
 mod retrieval;
 mod search;
@@ -24,7 +27,8 @@ mod verdict;
 
 pub use beir::BeirFolder;
 pub use compare::{
-    CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts, compare,
+    CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts,
+    compare,
 };
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
 pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};

@@ -46,7 +46,9 @@ impl Vectors {
 
     /// One row; empty when there is none at `index`.
     pub fn row(&self, index: usize) -> &[f32] {
-        self.data.get(index * self.dim..(index + 1) * self.dim).unwrap_or_default()
+        self.data
+            .get(index * self.dim..(index + 1) * self.dim)
+            .unwrap_or_default()
     }
 }
 
@@ -136,7 +138,10 @@ pub fn evaluate(
     }
     let query_vectors = encode(Role::Query, &folder.query_texts)?;
     let document_vectors = encode(Role::Passage, &folder.document_texts)?;
-    for (vectors, texts) in [(&query_vectors, &folder.query_texts), (&document_vectors, &folder.document_texts)] {
+    for (vectors, texts) in [
+        (&query_vectors, &folder.query_texts),
+        (&document_vectors, &folder.document_texts),
+    ] {
         if vectors.len() != texts.len() || vectors.dim != query_vectors.dim {
             bail!(
                 Internal,
@@ -188,13 +193,20 @@ fn identical_ids(folder: &BeirFolder, ignore: bool) -> Vec<Option<u32>> {
         return vec![None; folder.query_ids.len()];
     }
     let places = folder.document_places();
-    folder.query_ids.iter().map(|id| places.get(id.as_str()).copied()).collect()
+    folder
+        .query_ids
+        .iter()
+        .map(|id| places.get(id.as_str()).copied())
+        .collect()
 }
 
 fn score_queries(folder: &BeirFolder, rankings: &[Vec<Hit>], k_values: &[usize]) -> QueryScores {
     let mut values: BTreeMap<MetricKey, Vec<f64>> = BTreeMap::new();
     for (hits, judgments) in rankings.iter().zip(&folder.judgments) {
-        let gains: Vec<f64> = hits.iter().map(|hit| folder.relevance(judgments, hit.document)).collect();
+        let gains: Vec<f64> = hits
+            .iter()
+            .map(|hit| folder.relevance(judgments, hit.document))
+            .collect();
         let judged: Vec<f64> = judgments.values().copied().collect();
         for (key, value) in query_metrics(&gains, &judged, k_values) {
             values.entry(key).or_default().push(value);

@@ -39,7 +39,11 @@ pub fn top_k(
 ) -> Result<Vec<Vec<Hit>>> {
     let rows = |data: &[f32], what: &str| -> Result<usize> {
         if dim == 0 || !data.len().is_multiple_of(dim) {
-            bail!(Internal, "{} numbers are not rows of {dim} for {what}", data.len());
+            bail!(
+                Internal,
+                "{} numbers are not rows of {dim} for {what}",
+                data.len()
+            );
         }
         if let Some(bad) = data.iter().position(|x| !x.is_finite()) {
             return Err(Error::new(
@@ -64,7 +68,10 @@ pub fn top_k(
         );
     }
     if u32::try_from(document_count).is_err() {
-        bail!(Unsupported, "exact search takes at most 4294967295 documents, not {document_count}");
+        bail!(
+            Unsupported,
+            "exact search takes at most 4294967295 documents, not {document_count}"
+        );
     }
     let order = TieOrder::new(document_ids);
     let found = queries
@@ -104,7 +111,11 @@ fn pack(score: f32, place: u32) -> u64 {
 
 fn unpack(key: u64) -> (f32, u32) {
     let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered };
+    let bits = if ordered >> 31 == 1 {
+        ordered & !(1 << 31)
+    } else {
+        !ordered
+    };
     (f32::from_bits(bits), key as u32)
 }
 
@@ -117,7 +128,11 @@ struct Best {
 
 impl Best {
     fn new(k: usize) -> Self {
-        Self { k, keys: Vec::with_capacity(2 * k), floor: 0 }
+        Self {
+            k,
+            keys: Vec::with_capacity(2 * k),
+            floor: 0,
+        }
     }
 
     fn offer(&mut self, key: u64) {
@@ -183,6 +198,10 @@ fn search_block(
 }
 
 /// Inner products of all rows of `queries` with all rows of `documents` into `scores` `[queries, documents]`.
+#[allow(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that dispatch found"
+)]
 #[inline(always)]
 fn dot_block(queries: &[f32], documents: &[f32], dim: usize, scores: &mut [f32]) {
     let width = documents.len() / dim;
@@ -194,6 +213,10 @@ fn dot_block(queries: &[f32], documents: &[f32], dim: usize, scores: &mut [f32])
 }
 
 /// Inner product in sixteen lanes, added pairwise at the end.
+#[allow(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that dispatch found"
+)]
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
@@ -228,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_packed_order_is_score_then_id() {
-        let scores = [f32::MIN, -1.0, -1e-40, 0.0, 1e-40, 0.5, 0.5000001, f32::MAX];
+        let scores = [f32::MIN, -1.0, -1e-40, 0.0, 1e-40, 0.5, 0.500_000_1, f32::MAX];
         for pair in scores.windows(2) {
             assert!(pack(pair[0], u32::MAX) < pack(pair[1], 0));
         }
@@ -244,7 +267,8 @@ mod tests {
         let (queries, documents, dim) = (37, 700, 19);
         let mut draws = Draws::new(key(3, Stream::Init, 0));
         // Coarse values, so that there are many equal scores.
-        let mut numbers = |n: usize| -> Vec<f32> { (0..n * dim).map(|_| draws.below(3) as f32 - 1.0).collect() };
+        let mut numbers =
+            |n: usize| -> Vec<f32> { (0..n * dim).map(|_| draws.below(3) as f32 - 1.0).collect() };
         let (q, d) = (numbers(queries), numbers(documents));
         let ids = ids(documents);
         let skip: Vec<Option<u32>> = (0..queries).map(|i| (i % 2 == 0).then_some(i as u32)).collect();
@@ -256,12 +280,19 @@ mod tests {
                     .chunks(dim)
                     .enumerate()
                     .filter(|(document, _)| skip[index] != Some(*document as u32))
-                    .map(|(i, document)| (i.to_string(), query.iter().zip(document).map(|(a, b)| a * b).sum()))
+                    .map(|(i, document)| {
+                        (
+                            i.to_string(),
+                            query.iter().zip(document).map(|(a, b)| a * b).sum(),
+                        )
+                    })
                     .collect();
                 super::super::rank(&mut all);
                 all.truncate(k);
-                let hits: Vec<(String, f32)> =
-                    hits.iter().map(|hit| (hit.document.to_string(), hit.score)).collect();
+                let hits: Vec<(String, f32)> = hits
+                    .iter()
+                    .map(|hit| (hit.document.to_string(), hit.score))
+                    .collect();
                 assert_eq!(hits, all);
             }
         }

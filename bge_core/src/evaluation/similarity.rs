@@ -25,7 +25,9 @@ impl Histogram {
     fn of(values: &[f64]) -> Self {
         let mut counts = vec![0; BINS];
         for value in values {
-            let bin = ((value + 1.0) * 0.5 * BINS as f64).floor().clamp(0.0, (BINS - 1) as f64) as usize;
+            let bin = ((value + 1.0) * 0.5 * BINS as f64)
+                .floor()
+                .clamp(0.0, (BINS - 1) as f64) as usize;
             if let Some(count) = counts.get_mut(bin) {
                 *count += 1;
             }
@@ -39,7 +41,11 @@ impl Histogram {
             let total = counts.iter().sum::<u64>().max(1) as f64;
             counts.iter().map(|count| *count as f64 / total).collect()
         };
-        share(&self.counts).iter().zip(share(&other.counts)).map(|(a, b)| a.min(b)).sum()
+        share(&self.counts)
+            .iter()
+            .zip(share(&other.counts))
+            .map(|(a, b)| a.min(b))
+            .sum()
     }
 }
 
@@ -111,15 +117,25 @@ pub fn similarities(folder: &BeirFolder, evaluation: &Evaluation) -> SimilarityR
                 positives.push(cosine(query, documents.row(*place as usize)));
             }
         }
-        let wrong = hits.iter().filter(|hit| folder.relevance(judgments, hit.document) <= 0.0);
-        negatives.extend(wrong.take(HARD_NEGATIVES).map(|hit| cosine(query, documents.row(hit.document as usize))));
+        let wrong = hits
+            .iter()
+            .filter(|hit| folder.relevance(judgments, hit.document) <= 0.0);
+        negatives.extend(
+            wrong
+                .take(HARD_NEGATIVES)
+                .map(|hit| cosine(query, documents.row(hit.document as usize))),
+        );
     }
     let (positives, negatives) = (Distribution::of(positives), Distribution::of(negatives));
     let pooled = positives.deviation.hypot(negatives.deviation) / std::f64::consts::SQRT_2;
     let zero = |vectors: &Vectors| vectors.rows().filter(|row| row.iter().all(|x| *x == 0.0)).count();
     SimilarityReport {
         overlap: positives.histogram.overlap(&negatives.histogram),
-        separation: if pooled > 0.0 { (positives.mean - negatives.mean) / pooled } else { 0.0 },
+        separation: if pooled > 0.0 {
+            (positives.mean - negatives.mean) / pooled
+        } else {
+            0.0
+        },
         document_cosine: mean_pairwise_cosine(documents),
         query_cosine: mean_pairwise_cosine(queries),
         dimensions_in_use: dimensions_in_use(documents),
@@ -160,7 +176,11 @@ pub fn embedding_shift(before: &Evaluation, after: &Evaluation) -> Option<Shift>
     let queries = compare(&before.query_vectors, &after.query_vectors);
     let documents = compare(&before.document_vectors, &after.document_vectors);
     let texts = before.query_vectors.len() + before.document_vectors.len();
-    Some(Shift { queries, documents, identical: f64::from(same as u32) / texts.max(1) as f64 })
+    Some(Shift {
+        queries,
+        documents,
+        identical: f64::from(same as u32) / texts.max(1) as f64,
+    })
 }
 
 /// The cosine of two vectors; 0 when one has no direction.
@@ -223,7 +243,11 @@ fn dimensions_in_use(vectors: &Vectors) -> f64 {
             squares += 2.0 * f64::from(dot(a, b)).powi(2);
         }
     }
-    if squares > 0.0 { trace * trace / squares } else { 0.0 }
+    if squares > 0.0 {
+        trace * trace / squares
+    } else {
+        0.0
+    }
 }
 
 #[cfg(test)]
@@ -234,7 +258,10 @@ mod tests {
     #[test]
     fn the_mean_over_pairs_is_the_mean_over_pairs() {
         let mut draws = Draws::new(8);
-        let vectors = Vectors { data: (0..60).map(|_| draws.normal() as f32).collect(), dim: 6 };
+        let vectors = Vectors {
+            data: (0..60).map(|_| draws.normal() as f32).collect(),
+            dim: 6,
+        };
         let rows: Vec<&[f32]> = vectors.rows().collect();
         let mut pairs = Vec::new();
         for i in 0..10 {
@@ -247,7 +274,10 @@ mod tests {
 
     #[test]
     fn a_collapsed_space_has_cosine_one_and_no_dimensions() {
-        let vectors = Vectors { data: [0.6_f32, 0.8].repeat(40), dim: 2 };
+        let vectors = Vectors {
+            data: [0.6_f32, 0.8].repeat(40),
+            dim: 2,
+        };
         assert!((mean_pairwise_cosine(&vectors) - 1.0).abs() < 1e-6);
         assert!(dimensions_in_use(&vectors) < 1e-6);
     }
@@ -255,7 +285,10 @@ mod tests {
     #[test]
     fn independent_numbers_use_nearly_all_dimensions() {
         let mut draws = Draws::new(4);
-        let vectors = Vectors { data: (0..8 * 4096).map(|_| draws.normal() as f32).collect(), dim: 8 };
+        let vectors = Vectors {
+            data: (0..8 * 4096).map(|_| draws.normal() as f32).collect(),
+            dim: 8,
+        };
         let used = dimensions_in_use(&vectors);
         assert!((7.5..=8.0).contains(&used), "{used}");
     }
@@ -264,7 +297,10 @@ mod tests {
     fn every_cosine_has_a_bin_and_a_zero_vector_has_cosine_zero() {
         let histogram = Histogram::of(&[-1.0, 0.0, 1.0, 0.999]);
         assert_eq!(histogram.counts.iter().sum::<u64>(), 4);
-        assert_eq!((histogram.counts[0], histogram.counts[100], histogram.counts[199]), (1, 1, 2));
+        assert_eq!(
+            (histogram.counts[0], histogram.counts[100], histogram.counts[199]),
+            (1, 1, 2)
+        );
         assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
         assert_eq!(histogram.overlap(&histogram), 1.0);
     }

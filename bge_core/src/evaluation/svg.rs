@@ -21,7 +21,11 @@ pub(super) enum Anchor {
 
 impl Svg {
     pub(super) fn new(width: f64, height: f64) -> Self {
-        Self { width, height, body: String::new() }
+        Self {
+            width,
+            height,
+            body: String::new(),
+        }
     }
 
     pub(super) fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
@@ -42,7 +46,10 @@ impl Svg {
 
     pub(super) fn circle(&mut self, class: &str, center: (f64, f64), radius: f64) {
         let (x, y) = center;
-        let _ = write!(self.body, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"/>");
+        let _ = write!(
+            self.body,
+            "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"/>"
+        );
     }
 
     pub(super) fn text(&mut self, class: &str, at: (f64, f64), anchor: Anchor, text: &str) {
@@ -84,7 +91,11 @@ impl Svg {
             }
         }
         if !data.is_empty() {
-            let _ = write!(self.body, "<path class=\"{class}\" d=\"{data}{}\"/>", end.unwrap_or_default());
+            let _ = write!(
+                self.body,
+                "<path class=\"{class}\" d=\"{data}{}\"/>",
+                end.unwrap_or_default()
+            );
         }
     }
 
@@ -117,7 +128,12 @@ impl Scale {
         if high <= low {
             high = low + low.abs().max(1e-6);
         }
-        Self { low, high, start: units.0, end: units.1 }
+        Self {
+            low,
+            high,
+            start: units.0,
+            end: units.1,
+        }
     }
 
     pub(super) fn at(self, value: f64) -> f64 {
@@ -141,7 +157,9 @@ impl Scale {
 /// The smallest of 1, 2, 5 times a power of ten that is at least `width`.
 pub(super) fn round_step(width: f64) -> f64 {
     let power = 10_f64.powf(width.max(1e-12).log10().floor());
-    let multiple = [1.0, 2.0, 5.0].into_iter().find(|m| m * power >= width * (1.0 - 1e-9));
+    let multiple = [1.0, 2.0, 5.0]
+        .into_iter()
+        .find(|m| m * power >= width * (1.0 - 1e-9));
     multiple.unwrap_or(10.0) * power
 }
 
@@ -152,12 +170,16 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         let labels = |low, high, count| -> Vec<String> {
-            Scale::new((low, high), (0.0, 100.0)).ticks(count).into_iter().map(|(_, label)| label).collect()
+            Scale::new((low, high), (0.0, 100.0))
+                .ticks(count)
+                .into_iter()
+                .map(|(_, label)| label)
+                .collect()
         };
         assert_eq!(labels(0.0, 1.0, 4), ["0", "0.5", "1.0"]);
         assert_eq!(labels(0.0, 1.0, 5), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(labels(3.0, 1234.0, 3), ["500", "1000"]);
-        assert_eq!(labels(5.0, 5.0, 3).is_empty(), false);
+        assert!(!labels(5.0, 5.0, 3).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::statistics::PairedEstimate;
 
 /// With fewer queries nothing is called a gain or a loss.
 const FEWEST_QUERIES: usize = 20;
-/// With fewer changed queries a unanimous change would still be a coin's doing (sign test, 2 / 2^6 = 0.03).
+/// With fewer changed queries even a unanimous change has a p-value above 0.05 (2 / 2^5 = 0.06).
 const FEWEST_CHANGED: usize = 6;
 /// A difference is real below this p-value, where its interval also excludes zero.
 const LEVEL: f64 = 0.05;
@@ -80,30 +80,69 @@ impl Evidence<'_> {
             self.primary.after,
             signed(change)
         );
-        let interval = self.primary.estimate.as_ref().map_or_else(String::new, |estimate| {
-            let interval = estimate.change.interval;
-            format!(", 95 % interval {} to {}", signed(interval.low), signed(interval.high))
-        });
+        let interval = self
+            .primary
+            .estimate
+            .as_ref()
+            .map_or_else(String::new, |estimate| {
+                let interval = estimate.change.interval;
+                format!(
+                    ", 95 % interval {} to {}",
+                    signed(interval.low),
+                    signed(interval.high)
+                )
+            });
         let numbers = format!("{numbers}{interval}, {queries} queries)");
         let changed = self.counts.improved + self.counts.hurt;
         let real = self.primary.estimate.as_ref().is_some_and(is_real);
         let (outcome, headline) = if changed == 0 {
-            (Outcome::Same, format!("No change: {metric} is {:.4} and every query scores as before.", self.primary.after))
+            (
+                Outcome::Same,
+                format!(
+                    "No change: {metric} is {:.4} and every query scores as before.",
+                    self.primary.after
+                ),
+            )
         } else if queries < FEWEST_QUERIES {
-            let why = format!("{queries} queries are too few to tell a gain from chance; use at least {FEWEST_QUERIES}, better some hundreds");
-            (Outcome::NoClearChange, format!("No clear change: {numbers}. {why}."))
+            let why = format!(
+                "{queries} queries are too few to tell a gain from chance; use at least {FEWEST_QUERIES}, better some hundreds"
+            );
+            (
+                Outcome::NoClearChange,
+                format!("No clear change: {numbers}. {why}."),
+            )
         } else if real && changed >= FEWEST_CHANGED {
-            let outcome = if change > 0.0 { Outcome::Better } else { Outcome::Worse };
-            (outcome, format!("{}: {numbers}. Chance alone does not explain this.", outcome.title()))
+            let outcome = if change > 0.0 {
+                Outcome::Better
+            } else {
+                Outcome::Worse
+            };
+            (
+                outcome,
+                format!(
+                    "{}: {numbers}. Chance alone does not explain this.",
+                    outcome.title()
+                ),
+            )
         } else {
             let why = if changed < FEWEST_CHANGED {
                 format!("Only {changed} of the queries changed at all, which can be chance")
             } else {
-                format!("A difference this small can be chance{}", self.queries_needed(queries))
+                format!(
+                    "A difference this small can be chance{}",
+                    self.queries_needed(queries)
+                )
             };
-            (Outcome::NoClearChange, format!("No clear change: {numbers}. {why}."))
+            (
+                Outcome::NoClearChange,
+                format!("No clear change: {numbers}. {why}."),
+            )
         };
-        Verdict { outcome, headline, notes: self.notes(outcome) }
+        Verdict {
+            outcome,
+            headline,
+            notes: self.notes(outcome),
+        }
     }
 
     /// How many queries would show a difference of this size four times out of five (two-sided, 5 %).
@@ -114,7 +153,10 @@ impl Evidence<'_> {
         }
         let needed = ((1.96 + 0.84) * self.deviation / change).powi(2).ceil();
         if needed > queries as f64 && needed < 1e6 {
-            format!("; to prove one of this size would take about {} queries", round_up(needed as usize))
+            format!(
+                "; to prove one of this size would take about {} queries",
+                round_up(needed as usize)
+            )
         } else {
             String::new()
         }
@@ -147,7 +189,11 @@ impl Evidence<'_> {
         if after.zero_vectors > before.zero_vectors {
             notes.push(format!("{} vectors are all zero.", after.zero_vectors));
         }
-        for change in self.metrics.iter().filter(|change| change.metric != self.primary.metric) {
+        for change in self
+            .metrics
+            .iter()
+            .filter(|change| change.metric != self.primary.metric)
+        {
             let Some(estimate) = change.estimate.as_ref().filter(|estimate| is_real(estimate)) else {
                 continue;
             };
@@ -169,7 +215,6 @@ impl Evidence<'_> {
     }
 }
 
-
 /// Whether chance alone does not explain a difference.
 pub(super) fn is_real(estimate: &PairedEstimate) -> bool {
     estimate.p_value < LEVEL && estimate.change.interval.excludes_zero()
@@ -186,7 +231,11 @@ fn round_up(number: usize) -> usize {
 
 /// A difference with its sign and four decimals; no sign when it rounds to zero.
 pub(super) fn signed(value: f64) -> String {
-    if value.abs() < 0.000_05 { "0.0000".to_owned() } else { format!("{value:+.4}") }
+    if value.abs() < 0.000_05 {
+        "0.0000".to_owned()
+    } else {
+        format!("{value:+.4}")
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +244,10 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_for_people() {
-        assert_eq!([round_up(7), round_up(99), round_up(101), round_up(12345)], [7, 99, 110, 13000]);
+        assert_eq!(
+            [round_up(7), round_up(99), round_up(101), round_up(12345)],
+            [7, 99, 110, 13000]
+        );
         assert_eq!(signed(0.01234), "+0.0123");
         assert_eq!(signed(-0.00001), "0.0000");
         assert_eq!(signed(-10.0), "-10.0000");
