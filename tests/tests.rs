@@ -1,1 +1,13 @@
 //! All integration tests, one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking"
+)]
+
+#[cfg(feature = "train")]
+mod loss;
+#[cfg(feature = "train")]
+mod optim;
+#[cfg(feature = "train")]
+mod tokenize;

@@ -1,0 +1,52 @@
+//! The settings of every command: plain structs, and one flat namespace of names that reaches them.
+
+mod check;
+mod check_embedding;
+mod check_steps;
+mod choices;
+mod data;
+mod declare;
+mod embedding;
+pub mod field;
+mod flags;
+mod foreign;
+mod format;
+mod model;
+mod module;
+mod parse;
+mod render;
+mod schema;
+mod shell;
+mod training;
+mod tree;
+pub(crate) mod unknown;
+
+pub use check::{Checked, CheckedConfig};
+pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy, TextRole};
+pub use data::DataArguments;
+pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
+pub use field::{Arguments, FieldDoc, FieldKind};
+pub use flags::{split_config_flag, take_switch};
+pub use foreign::{Foreign, Takes, Verdict};
+pub use model::ModelArguments;
+pub use module::Module;
+pub use parse::{Loader, Parsed, config_error};
+pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
+pub use schema::{flag_help, groups, json_schema};
+pub use shell::{CommandLine, from_command_line, from_words, split_words};
+pub use training::TrainingArguments;
+
+use declare::sections;
+
+sections! {
+    /// Everything that `bge finetune` takes.
+    pub struct FinetuneConfig {
+        /// Which model.
+        model: ModelArguments,
+        /// Which data.
+        data: DataArguments,
+        /// How it is trained.
+        training: TrainingArguments,
+    }
+    foreign foreign::TRAINER
+}
