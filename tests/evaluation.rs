@@ -1,7 +1,5 @@
 //! Evaluation on folders: reading, metrics against `pytrec_eval`, comparison, verdicts and reports.
 
-#![allow(clippy::unwrap_used, reason = "what cannot happen in a test fails it")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;

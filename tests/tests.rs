@@ -6,6 +6,8 @@
 )]
 
 #[cfg(feature = "train")]
+mod evaluation;
+#[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
 mod optim;
