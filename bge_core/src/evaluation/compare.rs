@@ -15,6 +15,8 @@ use crate::error::{Result, bail};
 
 /// Characters of a text kept for lists.
 const GLIMPSE: usize = 280;
+/// Relevant documents listed for a query.
+const POSITIVES: usize = 3;
 
 /// How to compare.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,7 +106,7 @@ pub struct QueryChange {
     pub before: f64,
     /// The deciding metric after.
     pub after: f64,
-    /// Its relevant documents, at most five, those that moved most first.
+    /// Its relevant documents, at most three, those that moved most first.
     pub positives: Vec<PositiveRank>,
     /// The highest ranked wrong document after.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -344,7 +346,7 @@ impl Sides<'_> {
         let moved =
             |positive: &PositiveRank| (reciprocal(positive.after) - reciprocal(positive.before)).abs();
         positives.sort_by(|a, b| moved(b).total_cmp(&moved(a)));
-        positives.truncate(5);
+        positives.truncate(POSITIVES);
         let rival = self
             .after
             .rankings

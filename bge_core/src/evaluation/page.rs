@@ -12,6 +12,9 @@ use super::similarity::SimilarityReport;
 use super::style::STYLE;
 use super::verdict::{Outcome, is_real, signed};
 
+/// Queries of each list that are shown without a click.
+const SHOWN_QUERIES: usize = 5;
+
 /// A page under construction.
 pub(super) struct Page {
     html: String,
@@ -329,11 +332,24 @@ impl Page {
             if queries.is_empty() {
                 self.put("<p class=\"score\">none</p>");
             }
+            let (first, more) = queries.split_at(queries.len().min(SHOWN_QUERIES));
             self.put("<ol class=\"queries\">");
-            for query in queries {
+            for query in first {
                 self.query(query, &metric, comparison.depth, rival);
             }
-            self.put("</ol></section>");
+            self.put("</ol>");
+            if !more.is_empty() {
+                let _ = write!(
+                    self.html,
+                    "<details><summary>{} more</summary><ol class=\"queries\">",
+                    more.len()
+                );
+                for query in more {
+                    self.query(query, &metric, comparison.depth, rival);
+                }
+                self.put("</ol></details>");
+            }
+            self.put("</section>");
         }
         self.put("</div>");
     }
@@ -414,7 +430,7 @@ impl Page {
                 let _ = write!(
                     self.html,
                     "<tr><th scope=\"row\">{}</th><td><code><bdi>{}</bdi></code></td></tr>",
-                    escape(name),
+                    escape(name).replace('_', "_<wbr>"),
                     escape(value)
                 );
             }

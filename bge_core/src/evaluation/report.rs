@@ -133,7 +133,10 @@ pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &R
     page.table("All metrics at all cut-offs", &headings, &metrics, None);
     page.put("</div></div>");
     page.training(context.training.as_ref(), None);
-    page.similarities(&[("Similarities", &similarities(folder, evaluation))]);
+    page.similarities(&[(
+        "Pairs of queries and documents",
+        &similarities(folder, evaluation),
+    )]);
     page.warnings(&report.warnings);
     page.context(context);
     page.footer(None);

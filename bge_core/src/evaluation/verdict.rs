@@ -201,7 +201,7 @@ impl Evidence<'_> {
             if rose != (outcome == Outcome::Better) || !matches!(outcome, Outcome::Better | Outcome::Worse) {
                 let moved = if rose { "rose" } else { "fell" };
                 notes.push(format!(
-                    "{} {moved} from {:.4} to {:.4} by itself ({}, 95 % interval {} to {}).",
+                    "{} {moved} from {:.4} to {:.4}, more than chance explains ({}, 95 % interval {} to {}).",
                     change.metric.title(),
                     change.before,
                     change.after,
