@@ -383,7 +383,7 @@ impl Page {
         if let Some(document) = query.rival.as_ref().filter(|_| rival) {
             let _ = write!(
                 self.html,
-                "<span class=\"rank score\">now ahead</span><span class=\"text\" dir=\"auto\">{}</span>",
+                "<span class=\"rank score\">top wrong</span><span class=\"text\" dir=\"auto\">{}</span>",
                 escape(if document.text.is_empty() {
                     &document.id
                 } else {
