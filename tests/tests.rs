@@ -10,6 +10,8 @@ mod data;
 #[cfg(feature = "train")]
 mod evaluation;
 #[cfg(feature = "train")]
+mod evaluation;
+#[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
 mod optim;

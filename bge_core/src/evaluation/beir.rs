@@ -16,14 +16,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::findings::{Findings, first_error, shorten};
 use super::lines::{find, for_each_line};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
-
-/// Errors listed before the rest is only counted.
-const LISTED_ERRORS: usize = 100;
-/// Examples named in a warning about many places.
-const EXAMPLES: usize = 3;
 
 /// Documents, and the queries of one split with their judgments.
 ///
@@ -194,117 +190,11 @@ fn splits_of(path: &Path) -> Vec<String> {
     splits.into_iter().collect()
 }
 
-/// Errors one by one, warnings gathered by kind.
-#[derive(Default)]
-struct Findings {
-    errors: Vec<Issue>,
-    more_errors: usize,
-    warnings: BTreeMap<(&'static str, String), Tally>,
-}
-
-struct Tally {
-    what: &'static str,
-    count: usize,
-    line: u64,
-    examples: Vec<String>,
-}
-
-impl Findings {
-    fn error(&mut self, code: &'static str, file: &Path, line: u64, message: String) {
-        if self.errors.len() < LISTED_ERRORS {
-            let issue = Issue::new(code, Severity::Error, message).in_file(file.display().to_string());
-            self.errors
-                .push(if line > 0 { issue.at_line(line) } else { issue });
-        } else {
-            self.more_errors += 1;
-        }
-    }
-
-    /// Counts one more case of `what` (a phrase that follows a number); `example` is an id.
-    fn warn(&mut self, code: &'static str, what: &'static str, file: &Path, line: u64, example: &str) {
-        let tally = self
-            .warnings
-            .entry((code, file.display().to_string()))
-            .or_insert(Tally {
-                what,
-                count: 0,
-                line,
-                examples: Vec::new(),
-            });
-        tally.count += 1;
-        if tally.examples.len() < EXAMPLES {
-            tally.examples.push(format!("`{}`", shorten(example, 60)));
-        }
-    }
-
-    fn finish(self) -> Vec<Issue> {
-        let mut issues = self.errors;
-        if self.more_errors > 0 {
-            issues.push(Issue::new(
-                "evaluation.more_errors",
-                Severity::Error,
-                format!("{} more errors are not listed", self.more_errors),
-            ));
-        }
-        issues.extend(self.warnings.into_iter().map(|((code, file), tally)| {
-            let dots = if tally.count > tally.examples.len() {
-                ", ..."
-            } else {
-                ""
-            };
-            let message = format!(
-                "{} {} ({}{dots})",
-                tally.count,
-                tally.what,
-                tally.examples.join(", ")
-            );
-            let issue = Issue::new(code, Severity::Warning, message).in_file(file);
-            if tally.line > 0 {
-                issue.at_line(tally.line)
-            } else {
-                issue
-            }
-        }));
-        issues
-    }
-}
-
-/// At most `most` characters of a text, with an ellipsis where it was cut.
-pub(super) fn shorten(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default().trim_end()),
-        None => text.to_owned(),
-    }
-}
-
-fn first_error(issues: &[Issue]) -> Error {
-    let errors: Vec<&Issue> = issues
-        .iter()
-        .filter(|issue| issue.severity == Severity::Error)
-        .collect();
-    let Some(first) = errors.first() else {
-        return Error::new(ErrorKind::InvalidData, "the evaluation data cannot be used");
-    };
-    let message = match errors.len() - 1 {
-        0 => first.message.clone(),
-        1 => format!("{} (and one more error)", first.message),
-        more => format!("{} (and {more} more errors)", first.message),
-    };
-    let mut error = Error::new(ErrorKind::InvalidData, message);
-    if let Some(path) = &first.path {
-        error = error.with_path(path);
-    }
-    if let Some(line) = first.line {
-        error = error.with_line(line);
-    }
-    error
-}
-
 /// Ids and texts of a corpus or queries file, in order, with the line of each.
 #[derive(Default)]
 struct Texts {
     ids: Vec<String>,
-    texts: Vec<String>,
+    contents: Vec<String>,
     index: BTreeMap<String, (usize, u64)>,
 }
 
@@ -316,7 +206,7 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
             Ok((id, text)) => match texts.index.entry(id.clone()) {
                 Entry::Occupied(entry) => {
                     let (index, first) = *entry.get();
-                    if texts.texts.get(index) == Some(&text) {
+                    if texts.contents.get(index) == Some(&text) {
                         findings.warn(
                             "evaluation.repeated_id",
                             "lines repeat an earlier one",
@@ -338,7 +228,7 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
                     }
                     entry.insert((texts.ids.len(), line));
                     texts.ids.push(id);
-                    texts.texts.push(text);
+                    texts.contents.push(text);
                 }
             },
         }
@@ -403,8 +293,12 @@ struct Judgment {
 type Judgments = BTreeMap<String, BTreeMap<String, Judgment>>;
 
 fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
-    let name = file.to_string_lossy();
-    let json = name.trim_end_matches(".gz").ends_with(".jsonl");
+    let unpacked = if has_extension(file, "gz") {
+        Path::new(file.file_stem().unwrap_or_default())
+    } else {
+        file
+    };
+    let json = has_extension(unpacked, "jsonl");
     let mut judgments = Judgments::new();
     let mut first = true;
     for_each_line(file, |line, text| {
@@ -454,6 +348,10 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
         );
     }
     Ok(judgments)
+}
+
+fn has_extension(file: &Path, wanted: &str) -> bool {
+    file.extension().is_some_and(|extension| extension == wanted)
 }
 
 /// A header names its columns: its last one is a word.
@@ -556,13 +454,13 @@ fn join(
         path: path.to_path_buf(),
         split: split.to_owned(),
         document_ids: documents.ids,
-        document_texts: documents.texts,
+        document_texts: documents.contents,
         query_ids: Vec::new(),
         query_texts: Vec::new(),
         judgments: Vec::new(),
         issues: Vec::new(),
     };
-    for (id, text) in queries.ids.into_iter().zip(queries.texts) {
+    for (id, text) in queries.ids.into_iter().zip(queries.contents) {
         let Some(judgments) = judged.remove(&id) else {
             continue;
         };

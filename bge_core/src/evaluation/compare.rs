@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::beir::{BeirFolder, shorten};
+use super::beir::BeirFolder;
+use super::findings::shorten;
 use super::metrics::{Metric, MetricKey};
 use super::retrieval::Evaluation;
 use super::similarity::{Shift, SimilarityReport, embedding_shift, similarities};
@@ -14,6 +15,8 @@ use crate::error::{Result, bail};
 
 /// Characters of a text kept for lists.
 const GLIMPSE: usize = 280;
+/// Relevant documents listed for a query.
+const POSITIVES: usize = 3;
 
 /// How to compare.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,7 +106,7 @@ pub struct QueryChange {
     pub before: f64,
     /// The deciding metric after.
     pub after: f64,
-    /// Its relevant documents, at most five, those that moved most first.
+    /// Its relevant documents, at most three, those that moved most first.
     pub positives: Vec<PositiveRank>,
     /// The highest ranked wrong document after.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -343,7 +346,7 @@ impl Sides<'_> {
         let moved =
             |positive: &PositiveRank| (reciprocal(positive.after) - reciprocal(positive.before)).abs();
         positives.sort_by(|a, b| moved(b).total_cmp(&moved(a)));
-        positives.truncate(5);
+        positives.truncate(POSITIVES);
         let rival = self
             .after
             .rankings

@@ -9,9 +9,12 @@
 mod beir;
 mod charts;
 mod compare;
+mod curves;
+mod findings;
 mod lines;
 mod markup;
 mod metrics;
+mod page;
 mod report;
 mod retrieval;
 mod search;

@@ -198,6 +198,10 @@ fn search_block(
 }
 
 /// Inner products of all rows of `queries` with all rows of `documents` into `scores` `[queries, documents]`.
+#[allow(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that dispatch found"
+)]
 #[inline(always)]
 fn dot_block(queries: &[f32], documents: &[f32], dim: usize, scores: &mut [f32]) {
     let width = documents.len() / dim;
@@ -209,6 +213,10 @@ fn dot_block(queries: &[f32], documents: &[f32], dim: usize, scores: &mut [f32])
 }
 
 /// Inner product in sixteen lanes, added pairwise at the end.
+#[allow(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the registers that dispatch found"
+)]
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
@@ -243,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_packed_order_is_score_then_id() {
-        let scores = [f32::MIN, -1.0, -1e-40, 0.0, 1e-40, 0.5, 0.5000001, f32::MAX];
+        let scores = [f32::MIN, -1.0, -1e-40, 0.0, 1e-40, 0.5, 0.500_000_1, f32::MAX];
         for pair in scores.windows(2) {
             assert!(pack(pair[0], u32::MAX) < pack(pair[1], 0));
         }

@@ -26,7 +26,7 @@ p{margin:.35rem 0}
 .verdict ul{margin:.5rem 0 0;padding-left:1.1rem;max-width:56rem}
 .verdict.better{border-left-color:var(--good)}.verdict.better .sign,.up-text{color:var(--good)}
 .verdict.worse{border-left-color:var(--bad)}.verdict.worse .sign,.down-text{color:var(--bad)}
-.tiles{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,8.6rem),1fr))}
+.tiles{display:grid;gap:1rem;grid-template-columns:repeat(2,minmax(0,1fr))}.tile:last-child{grid-column:1/-1}
 .tile .name{color:var(--muted);font-size:.85rem}
 .tile .number{font-size:1.65rem;font-weight:650;letter-spacing:-.02em;line-height:1.3}
 .tile .detail{color:var(--muted);font-size:.85rem}
@@ -58,14 +58,13 @@ svg .rate{stroke:var(--muted);stroke-width:1.3}svg .rate-area{fill:var(--muted);
 svg .value{font-weight:600}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--muted);font-size:.85rem;padding-bottom:.4rem}
+.caption{color:var(--muted);font-size:.85rem;margin:0 0 .4rem}
 th,td{text-align:right;padding:.42rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-th:last-child,td:last-child{padding-right:0}
+th:first-child,td:first-child{text-align:left}
 thead th{color:var(--muted);font-weight:500;font-size:.85rem}
 tbody th{font-weight:600}
 tbody tr:last-child>*{border-bottom:0}
-tr.primary{background:var(--tint)}tr.primary>:first-child{padding-left:.6rem}tr.primary>:last-child{padding-right:.6rem}
+tr.primary{background:var(--tint)}
 table.pairs th,table.pairs td{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
 table.pairs th{width:36%;font-weight:500;color:var(--muted)}
 .stats{width:100%;margin-top:.9rem}
@@ -83,7 +82,8 @@ ol.queries>li:first-child{border-top:0;padding-top:.2rem}
 code{font:.85em/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,"Noto Sans Mono",monospace;overflow-wrap:anywhere}
 footer{color:var(--muted);font-size:.88rem;max-width:52rem;margin-top:2.75rem}
 @media (min-width:480px){svg.wide{display:block}svg.narrow{display:none}}
+@media (min-width:960px){.tiles{grid-template-columns:none;grid-auto-flow:column;grid-auto-columns:minmax(0,1fr)}.tile:last-child{grid-column:auto}}
 @media (max-width:479px){table{font-size:.84rem}th,td{padding:.4rem .4rem}}
-@media (min-width:880px){.grid.two{grid-template-columns:repeat(2,minmax(0,1fr))}}
+@media (min-width:880px){.grid.start{align-items:start}.grid.two{grid-template-columns:repeat(2,minmax(0,1fr))}}
 @media print{body{background:#fff}.card{break-inside:avoid}details:not([open])>:not(summary){display:none}}
 "#;

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(labels(0.0, 1.0, 4), ["0", "0.5", "1.0"]);
         assert_eq!(labels(0.0, 1.0, 5), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(labels(3.0, 1234.0, 3), ["500", "1000"]);
-        assert_eq!(labels(5.0, 5.0, 3).is_empty(), false);
+        assert!(!labels(5.0, 5.0, 3).is_empty());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Results as plain text for a terminal or a log.
 
+use std::fmt::Write as _;
+
 use super::compare::Comparison;
 use super::metrics::{Metric, MetricKey};
 use super::retrieval::EvaluationReport;
@@ -44,24 +46,13 @@ pub fn comparison_table(comparison: &Comparison) -> String {
 
 /// Metrics of one evaluation, a row for each metric and a column for each cut-off, five decimals as FlagEmbedding.
 pub fn evaluation_table(report: &EvaluationReport) -> String {
-    let mut cuts: Vec<usize> = report.metrics.keys().map(|key| key.k).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let mut rows = vec![
-        std::iter::once(String::new())
-            .chain(cuts.iter().map(|k| format!("@{k}")))
-            .collect::<Vec<_>>(),
-    ];
-    for metric in Metric::ALL {
-        let cell = |k: &usize| {
-            let value = report.metrics.get(&MetricKey::new(metric, *k));
-            value.map_or_else(String::new, |value| format!("{value:.5}"))
-        };
-        let cells: Vec<String> = cuts.iter().map(cell).collect();
-        if cells.iter().any(|cell| !cell.is_empty()) {
-            rows.push(std::iter::once(metric.title().to_owned()).chain(cells).collect());
-        }
-    }
+    let (cuts, metrics) = by_cutoff(report, 5);
+    let mut rows: Vec<Vec<String>> = vec![std::iter::once(String::new()).chain(cuts).collect()];
+    rows.extend(
+        metrics
+            .into_iter()
+            .map(|(name, cells)| std::iter::once(name).chain(cells).collect()),
+    );
     format!(
         "{} ({}): {} queries, {} documents\n\n{}",
         report.dataset,
@@ -70,6 +61,28 @@ pub fn evaluation_table(report: &EvaluationReport) -> String {
         report.documents,
         align(&rows)
     )
+}
+
+/// Headings of the cut-offs, and for each metric its name and a value for each cut-off.
+pub(super) fn by_cutoff(
+    report: &EvaluationReport,
+    decimals: usize,
+) -> (Vec<String>, Vec<(String, Vec<String>)>) {
+    let mut cuts: Vec<usize> = report.metrics.keys().map(|key| key.k).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let mut rows = Vec::new();
+    for metric in Metric::ALL {
+        let cell = |k: &usize| {
+            let value = report.metrics.get(&MetricKey::new(metric, *k));
+            value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
+        };
+        let cells: Vec<String> = cuts.iter().map(cell).collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            rows.push((metric.title().to_owned(), cells));
+        }
+    }
+    (cuts.iter().map(|k| format!("@{k}")).collect(), rows)
 }
 
 /// Columns of equal width: the first to the left, the others to the right.
@@ -88,9 +101,9 @@ fn align<R: AsRef<[String]>>(rows: &[R]) -> String {
         let mut line = String::new();
         for (index, (cell, width)) in row.as_ref().iter().zip(&widths).enumerate() {
             if index == 0 {
-                line.push_str(&format!("{cell:<width$}"));
+                let _ = write!(line, "{cell:<width$}");
             } else {
-                line.push_str(&format!("  {cell:>width$}"));
+                let _ = write!(line, "  {cell:>width$}");
             }
         }
         text.push_str(line.trim_end());

@@ -8,7 +8,7 @@ use super::statistics::PairedEstimate;
 
 /// With fewer queries nothing is called a gain or a loss.
 const FEWEST_QUERIES: usize = 20;
-/// With fewer changed queries a unanimous change would still be a coin's doing (sign test, 2 / 2^6 = 0.03).
+/// With fewer changed queries even a unanimous change has a p-value above 0.05 (2 / 2^5 = 0.06).
 const FEWEST_CHANGED: usize = 6;
 /// A difference is real below this p-value, where its interval also excludes zero.
 const LEVEL: f64 = 0.05;
@@ -201,7 +201,7 @@ impl Evidence<'_> {
             if rose != (outcome == Outcome::Better) || !matches!(outcome, Outcome::Better | Outcome::Worse) {
                 let moved = if rose { "rose" } else { "fell" };
                 notes.push(format!(
-                    "{} {moved} from {:.4} to {:.4} by itself ({}, 95 % interval {} to {}).",
+                    "{} {moved} from {:.4} to {:.4}, more than chance explains ({}, 95 % interval {} to {}).",
                     change.metric.title(),
                     change.before,
                     change.after,

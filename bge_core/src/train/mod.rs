@@ -13,10 +13,18 @@
 //! ```
 
 mod batch;
+mod callback;
+mod checkpoint;
 mod embed;
+mod evaluator;
+mod feed;
+mod policy;
 mod state;
 mod step;
+mod trainer;
 
 pub use batch::TrainBatch;
-pub use state::TrainerState;
+pub use callback::{Callback, Control, Stopper, TrainEvent};
+pub use state::{SinceLog, TrainerState};
 pub use step::{StepReport, Stepper};
+pub use trainer::{TrainReport, Trainer};

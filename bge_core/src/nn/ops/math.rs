@@ -53,16 +53,6 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     (cdf, e * 0.398_942_3)
 }
 
-/// The sum of a slice in eight fixed lanes: vector code, and the same bits on every machine.
-#[inline(always)]
-pub(crate) fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    for (i, value) in values.enumerate() {
-        lanes[i & 15] += value;
-    }
-    fold(lanes)
-}
-
 /// The dot product of two slices in sixteen fixed lanes.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -176,7 +166,6 @@ mod tests {
             let values: Vec<f32> = (0..len).map(|i| i as f32 - 3.0).collect();
             let want: f32 = values.iter().sum();
             assert_eq!(total(&values), want);
-            assert_eq!(sum(values.iter().copied()), want);
             assert_eq!(dot(&values, &vec![1.0; len]), want);
             assert_eq!(
                 largest(&values),
