@@ -5,6 +5,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod layers;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
@@ -13,3 +14,4 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod tokenize;
+mod wasm;
