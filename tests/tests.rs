@@ -5,6 +5,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[cfg(feature = "train")]
+mod hub;
 mod layers;
 #[cfg(feature = "train")]
 mod loss;

@@ -4,6 +4,7 @@ mod batch;
 mod bert;
 mod config;
 mod folder;
+pub mod hub;
 mod pooling;
 mod save;
 pub(crate) mod weights;
