@@ -38,7 +38,7 @@ layers: ## the picture of the layers, file lengths, banned crates
 deny: ## licences and bans; needs `cargo install cargo-deny`
 	cargo deny check
 
-fixtures: ## compare the golden numbers with FlagEmbedding again; needs benches/peer_setup.sh
+fixtures: ## compare the golden numbers with FlagEmbedding again; needs Python with FlagEmbedding
 	python3 tests/fixtures/parity/make_fixtures.py --check
 
 ci: ## all that lands or rejects a change
