@@ -10,7 +10,8 @@ mod data;
 #[cfg(feature = "train")]
 mod evaluation;
 #[cfg(feature = "train")]
-mod evaluation;
+mod hub;
+mod layers;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
@@ -19,3 +20,4 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod tokenize;
+mod wasm;

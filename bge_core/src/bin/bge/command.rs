@@ -67,7 +67,7 @@ pub(crate) struct Settings<A> {
 /// Reads flags and `--config FILE`; prints help and ends where it is asked for.
 pub(crate) fn settings<A: Arguments + Default>(usage: &str, args: &[String], module: Module) -> Outcome<Settings<A>> {
     let mut args = args.to_vec();
-    if take_switch(&mut args, "help") || args.iter().any(|arg| arg == "-h") {
+    if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
         let mut text = format!("{usage}\n  --config FILE\n          Settings from a TOML or JSON file; flags win over it.\n  --json\n          The result as one JSON object on standard output.\n");
         for group in groups::<A>() {
             if group != "m3" {
@@ -76,7 +76,7 @@ pub(crate) fn settings<A: Arguments + Default>(usage: &str, args: &[String], mod
         }
         return Err(Failure::Code(print(&text)));
     }
-    let json = take_switch(&mut args, "json");
+    let json = take_switch(&mut args, "--json");
     let (file, flags) = split_config_flag(&args).map_err(|issue| Failure::Usage(vec![issue]))?;
     let mut loader = Loader::<A>::for_module(module);
     if let Some(file) = file {
