@@ -59,9 +59,9 @@ impl Trainer {
         let (data_args, training) = (&config.data, &config.training);
         let mut notes: Vec<Issue> = config.warnings().to_vec();
         let folder = hub::resolve_model(&config.model.model_name_or_path, &hub::HubOptions {
-            cache_dir: config.model.cache_dir.clone(),
+            cache_dir: config.model.cache_dir.clone().map(Into::into),
             token: config.model.token.clone(),
-            revision: None,
+            ..hub::HubOptions::default()
         })?;
         let folder = ModelFolder::open(&folder)?;
         let output_dir = PathBuf::from(&training.output_dir);

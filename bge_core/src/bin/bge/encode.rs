@@ -62,9 +62,9 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 /// Opens the embedder that the settings name, and says what was assumed.
 pub(crate) fn open(arguments: &EmbedArguments) -> Result<Embedder, Error> {
     let options = hub::HubOptions {
-        cache_dir: arguments.cache_dir.clone(),
+        cache_dir: arguments.cache_dir.clone().map(Into::into),
         token: arguments.token.clone(),
-        revision: None,
+        ..hub::HubOptions::default()
     };
     let folder = hub::resolve_model(&arguments.embedder_name_or_path, &options)?;
     let embedder = Embedder::from_finetuned(folder, arguments)?;
