@@ -1,5 +1,6 @@
 //! Fine-tune and serve BGE text-embedding models, whole and fast, without Python.
 
+pub mod config;
 pub mod error;
 pub mod issue;
 pub mod random;
