@@ -1,0 +1,633 @@
+//! One training row: a lenient view that keeps what is wrong for the report, and the strict record that trains.
+//!
+//! Both come from one parser, so what the validator accepts is what the trainer reads. Texts are borrowed from the
+//! line wherever the JSON has no escapes in them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A value as found in the data: absent, `null`, of the wrong type, or given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Slot<T> {
+    /// The key is not there.
+    #[default]
+    Absent,
+    /// The value is `null`; read as absent.
+    Null,
+    /// The value has the wrong type; the text says which it has, such as `a number`.
+    Wrong(&'static str),
+    /// The value.
+    Given(T),
+}
+
+impl<T> Slot<T> {
+    /// The value, where there is one of the right type.
+    pub const fn given(&self) -> Option<&T> {
+        match self {
+            Self::Given(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether the key is missing or `null`.
+    pub const fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent | Self::Null)
+    }
+}
+
+/// A list whose elements may be wrong one by one.
+pub type SlotList<T> = Slot<Vec<Slot<T>>>;
+
+/// A row as written, with everything that is wrong about its types still visible.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RecordView<'a> {
+    /// The anchor text.
+    pub query: Slot<Cow<'a, str>>,
+    /// The positives.
+    pub pos: SlotList<Cow<'a, str>>,
+    /// The explicit negatives.
+    pub neg: SlotList<Cow<'a, str>>,
+    /// Teacher scores of the positives.
+    pub pos_scores: SlotList<f64>,
+    /// Teacher scores of the negatives.
+    pub neg_scores: SlotList<f64>,
+    /// The row's own instruction.
+    pub prompt: Slot<Cow<'a, str>>,
+    /// The task type, key `type`.
+    pub task_type: Slot<Cow<'a, str>>,
+    /// The response text of in-context examples in clustering rows.
+    pub category: Slot<Cow<'a, str>>,
+    /// Queries per device for the whole file (read from its first row).
+    pub batch_size: Slot<f64>,
+    /// Passages per query for the whole file (read from its first row).
+    pub train_group_size: Slot<f64>,
+    /// A known key that occurs twice.
+    pub repeated_key: Option<&'static str>,
+    /// Keys that bge does not know, in the order of the row.
+    pub other_keys: Vec<Cow<'a, str>>,
+}
+
+/// Why a line is no JSON object at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What kind of damage.
+    pub kind: BrokenKind,
+    /// Lines below the start of the element (0 in JSON lines).
+    pub line_offset: u64,
+    /// Byte column, counted from 1.
+    pub column: usize,
+    /// What is wrong; lower-case, no full stop.
+    pub message: String,
+}
+
+/// The kinds of damage a line can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenKind {
+    /// Bytes that are not UTF-8.
+    Utf8,
+    /// `NaN` or `Infinity`, which Python writes and JSON does not have.
+    NotFinite,
+    /// The JSON ends too early.
+    Truncated,
+    /// Any other error of syntax.
+    Syntax,
+    /// Valid JSON, but not an object.
+    NotObject,
+}
+
+impl<'a> RecordView<'a> {
+    /// Reads one line or array element that holds exactly one JSON object.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Broken> {
+        let text = std::str::from_utf8(bytes).map_err(|error| broken_utf8(bytes, error.valid_up_to()))?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let view = ViewSeed.deserialize(&mut reader).and_then(|view| {
+            reader.end()?;
+            Ok(view)
+        });
+        view.map_err(|error| broken_json(bytes, &error))
+    }
+
+    /// Reads the object at the start of `bytes` and ignores what follows it.
+    pub fn parse_prefix(bytes: &'a [u8]) -> Result<Self, Broken> {
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        ViewSeed
+            .deserialize(&mut reader)
+            .map_err(|error| broken_json(bytes, &error))
+    }
+
+    /// The record to train on, or an error that names the first bad field.
+    ///
+    /// `null` counts as absent, a missing `neg` as an empty one. An error has no path and line; the caller adds them.
+    pub fn into_record(self) -> Result<TrainingRecord<'a>> {
+        if let Some(key) = self.repeated_key {
+            return Err(invalid(key, "occurs twice in the row; keep one".into()));
+        }
+        let pos = texts("pos", self.pos)?.unwrap_or_default();
+        if pos.is_empty() {
+            return Err(invalid("pos", "has no positive; give at least one text".into()));
+        }
+        Ok(TrainingRecord {
+            query: text("query", self.query)?
+                .ok_or_else(|| invalid("query", "is missing; every row needs one text".into()))?,
+            pos,
+            neg: texts("neg", self.neg)?.unwrap_or_default(),
+            pos_scores: scores("pos_scores", self.pos_scores)?,
+            neg_scores: scores("neg_scores", self.neg_scores)?,
+            prompt: text("prompt", self.prompt)?,
+            task_type: text("type", self.task_type)?,
+            category: text("category", self.category)?,
+            batch_size: count("batch_size", &self.batch_size)?,
+            train_group_size: count("train_group_size", &self.train_group_size)?,
+        })
+    }
+}
+
+/// One training row, checked for types and required fields; texts may borrow from the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainingRecord<'a> {
+    /// The anchor text.
+    pub query: Cow<'a, str>,
+    /// The positives, at least one.
+    pub pos: Vec<Cow<'a, str>>,
+    /// The explicit negatives, may be empty.
+    pub neg: Vec<Cow<'a, str>>,
+    /// Teacher scores of the positives.
+    pub pos_scores: Option<Vec<f32>>,
+    /// Teacher scores of the negatives.
+    pub neg_scores: Option<Vec<f32>>,
+    /// The row's own instruction; replaces `query_instruction_for_retrieval`.
+    pub prompt: Option<Cow<'a, str>>,
+    /// The task type, key `type`.
+    pub task_type: Option<Cow<'a, str>>,
+    /// The response text of in-context examples in clustering rows.
+    pub category: Option<Cow<'a, str>>,
+    /// Queries per device for the whole file (read from its first row).
+    pub batch_size: Option<usize>,
+    /// Passages per query for the whole file (read from its first row).
+    pub train_group_size: Option<usize>,
+}
+
+impl<'a> TrainingRecord<'a> {
+    /// Reads one JSON object; the error has a field, the caller adds path and line.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        RecordView::parse(bytes).map_err(Error::from)?.into_record()
+    }
+
+    /// Whether the row has teacher scores for all its passages.
+    pub fn has_scores(&self) -> bool {
+        let counted =
+            |scores: &Option<Vec<f32>>, texts: usize| scores.as_ref().is_some_and(|s| s.len() == texts);
+        counted(&self.pos_scores, self.pos.len())
+            && (self.neg.is_empty() || counted(&self.neg_scores, self.neg.len()))
+    }
+
+    /// The same record without borrows.
+    pub fn into_owned(self) -> TrainingRecord<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let own_all = |texts: Vec<Cow<'_, str>>| texts.into_iter().map(own).collect();
+        TrainingRecord {
+            query: own(self.query),
+            pos: own_all(self.pos),
+            neg: own_all(self.neg),
+            pos_scores: self.pos_scores,
+            neg_scores: self.neg_scores,
+            prompt: self.prompt.map(own),
+            task_type: self.task_type.map(own),
+            category: self.category.map(own),
+            batch_size: self.batch_size,
+            train_group_size: self.train_group_size,
+        }
+    }
+}
+
+impl From<Broken> for Error {
+    fn from(broken: Broken) -> Self {
+        Error::new(
+            ErrorKind::InvalidData,
+            format!("{} (column {})", broken.message, broken.column),
+        )
+    }
+}
+
+fn invalid(field: &str, message: String) -> Error {
+    Error::new(ErrorKind::InvalidData, message).with_field(field)
+}
+
+fn text<'a>(field: &str, slot: Slot<Cow<'a, str>>) -> Result<Option<Cow<'a, str>>> {
+    match slot {
+        Slot::Absent | Slot::Null => Ok(None),
+        Slot::Wrong(kind) => Err(invalid(field, format!("must be a text, found {kind}"))),
+        Slot::Given(text) => Ok(Some(text)),
+    }
+}
+
+fn list<T>(field: &str, element: &str, slot: SlotList<T>) -> Result<Option<Vec<T>>> {
+    let values = match slot {
+        Slot::Absent | Slot::Null => return Ok(None),
+        Slot::Wrong(kind) => {
+            return Err(invalid(
+                field,
+                format!("must be a list of {element}s, found {kind}"),
+            ));
+        }
+        Slot::Given(values) => values,
+    };
+    let mut list = Vec::with_capacity(values.len());
+    for (index, value) in values.into_iter().enumerate() {
+        match value {
+            Slot::Given(value) => list.push(value),
+            Slot::Wrong(kind) => {
+                return Err(invalid(
+                    field,
+                    format!("element {} must be a {element}, found {kind}", index + 1),
+                ));
+            }
+            Slot::Absent | Slot::Null => {
+                return Err(invalid(
+                    field,
+                    format!("element {} must be a {element}, found null", index + 1),
+                ));
+            }
+        }
+    }
+    Ok(Some(list))
+}
+
+fn texts<'a>(field: &str, slot: SlotList<Cow<'a, str>>) -> Result<Option<Vec<Cow<'a, str>>>> {
+    list(field, "text", slot)
+}
+
+fn scores(field: &str, slot: SlotList<f64>) -> Result<Option<Vec<f32>>> {
+    let scores = list(field, "number", slot)?;
+    Ok(scores.map(|scores| scores.into_iter().map(|score| score as f32).collect()))
+}
+
+fn count(field: &str, slot: &Slot<f64>) -> Result<Option<usize>> {
+    match slot {
+        Slot::Absent | Slot::Null => Ok(None),
+        Slot::Wrong(kind) => Err(invalid(field, format!("must be a whole number, found {kind}"))),
+        Slot::Given(value) => match whole(*value) {
+            Some(count) => Ok(Some(count)),
+            None => Err(invalid(field, format!("must be a whole number, found {value}"))),
+        },
+    }
+}
+
+/// The number as a count, when it is whole, not negative and of a sane size.
+pub(crate) fn whole(value: f64) -> Option<usize> {
+    (value.fract() == 0.0 && (0.0..=1e9).contains(&value)).then_some(value as usize)
+}
+
+fn broken_utf8(bytes: &[u8], valid: usize) -> Broken {
+    let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    Broken {
+        kind: BrokenKind::Utf8,
+        line_offset: 0,
+        column: valid + 1,
+        message: if utf16 {
+            "the file is UTF-16; convert it to UTF-8".into()
+        } else {
+            format!(
+                "byte {:#04x} is not UTF-8; convert the file to UTF-8",
+                bytes.get(valid).copied().unwrap_or(0)
+            )
+        },
+    }
+}
+
+fn broken_json(bytes: &[u8], error: &serde_json::Error) -> Broken {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or_default().to_string();
+    let (kind, message) = match error.classify() {
+        serde_json::error::Category::Data => (BrokenKind::NotObject, message),
+        serde_json::error::Category::Eof => (
+            BrokenKind::Truncated,
+            "the JSON ends too early; a record is one whole object on one line".into(),
+        ),
+        _ if names_non_finite(bytes, error) => (
+            BrokenKind::NotFinite,
+            "NaN and Infinity are not JSON; write a finite number or leave the score lists out".into(),
+        ),
+        _ if error.column() <= 1 && error.line() <= 1 && bytes.starts_with(b"\x1f\x8b") => (
+            BrokenKind::Syntax,
+            "the file is compressed; unpack it with gunzip".into(),
+        ),
+        _ => (BrokenKind::Syntax, format!("not valid JSON: {message}")),
+    };
+    Broken {
+        kind,
+        line_offset: (error.line() as u64).saturating_sub(1),
+        column: error.column().max(1),
+        message,
+    }
+}
+
+/// Whether the syntax error sits on one of Python's words for a number that is not finite.
+fn names_non_finite(bytes: &[u8], error: &serde_json::Error) -> bool {
+    if error.to_string().starts_with("number out of range") {
+        return true;
+    }
+    let line = bytes
+        .split(|&b| b == b'\n')
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or_default();
+    let at = error.column().saturating_sub(1);
+    // The column is that of the offending byte, or of the one after a minus sign.
+    [at.saturating_sub(1), at].iter().any(|&at| {
+        let word = line.get(at..).unwrap_or_default();
+        [&b"NaN"[..], b"Infinity", b"-Infinity", b"-NaN", b"nan", b"inf"]
+            .iter()
+            .any(|name| word.starts_with(name))
+    })
+}
+
+// ---- the parser ----
+
+/// What a scalar of the data may be made from; everything else is of the wrong type.
+trait Scalar<'de>: Sized {
+    fn from_text(_: Cow<'de, str>) -> Slot<Self> {
+        Slot::Wrong("a text")
+    }
+    fn from_number(_: f64) -> Slot<Self> {
+        Slot::Wrong("a number")
+    }
+}
+
+impl<'de> Scalar<'de> for Cow<'de, str> {
+    fn from_text(text: Cow<'de, str>) -> Slot<Self> {
+        Slot::Given(text)
+    }
+}
+
+impl Scalar<'_> for f64 {
+    fn from_number(number: f64) -> Slot<Self> {
+        Slot::Given(number)
+    }
+}
+
+/// Lists are read by [`ListSeed`]; as scalars they only say what they are not.
+impl<T> Scalar<'_> for Vec<Slot<T>> {}
+
+/// The arms that every lenient visitor shares: scalars of any JSON type.
+macro_rules! scalar_arms {
+    ($target:ty) => {
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok(Slot::Wrong("true or false"))
+        }
+        fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+            Ok(<$target>::from_number(value as f64))
+        }
+        fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+            Ok(<$target>::from_number(value as f64))
+        }
+        fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+            Ok(<$target>::from_number(value))
+        }
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(<$target>::from_text(Cow::Borrowed(text)))
+        }
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(<$target>::from_text(Cow::Owned(text.to_owned())))
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Slot::Null)
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(Slot::Wrong("an object"))
+        }
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON value")
+        }
+    };
+}
+
+struct ScalarSeed<T>(PhantomData<T>);
+
+impl<'de, T: Scalar<'de>> DeserializeSeed<'de> for ScalarSeed<T> {
+    type Value = Slot<T>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Slot<T>, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Scalar<'de>> Visitor<'de> for ScalarSeed<T> {
+    type Value = Slot<T>;
+    scalar_arms!(T);
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Slot<T>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Slot::Wrong("a list"))
+    }
+}
+
+struct ListSeed<T>(PhantomData<T>);
+
+impl<'de, T: Scalar<'de>> DeserializeSeed<'de> for ListSeed<T> {
+    type Value = SlotList<T>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<SlotList<T>, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Scalar<'de>> Visitor<'de> for ListSeed<T> {
+    type Value = SlotList<T>;
+    scalar_arms!(Vec<Slot<T>>);
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<SlotList<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element_seed(ScalarSeed(PhantomData))? {
+            list.push(value);
+        }
+        Ok(Slot::Given(list))
+    }
+}
+
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Cow<'de, str>, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+}
+
+struct ViewSeed;
+
+impl<'de> DeserializeSeed<'de> for ViewSeed {
+    type Value = RecordView<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<RecordView<'de>, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ViewSeed {
+    type Value = RecordView<'de>;
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RecordView<'de>, A::Error> {
+        let mut view = RecordView::default();
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            macro_rules! read {
+                ($field:ident, $name:literal, $seed:ident) => {{
+                    if view.$field != Slot::Absent {
+                        view.repeated_key = Some($name);
+                    }
+                    view.$field = map.next_value_seed($seed(PhantomData))?;
+                }};
+            }
+            match &*key {
+                "query" => read!(query, "query", ScalarSeed),
+                "pos" => read!(pos, "pos", ListSeed),
+                "neg" => read!(neg, "neg", ListSeed),
+                "pos_scores" => read!(pos_scores, "pos_scores", ListSeed),
+                "neg_scores" => read!(neg_scores, "neg_scores", ListSeed),
+                "prompt" => read!(prompt, "prompt", ScalarSeed),
+                "type" => read!(task_type, "type", ScalarSeed),
+                "category" => read!(category, "category", ScalarSeed),
+                "batch_size" => read!(batch_size, "batch_size", ScalarSeed),
+                "train_group_size" => read!(train_group_size, "train_group_size", ScalarSeed),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    view.other_keys.push(key);
+                }
+            }
+        }
+        Ok(view)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<RecordView<'de>, E> {
+        Err(E::custom("must be a JSON object, found null"))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<RecordView<'de>, E> {
+        Err(E::custom("must be a JSON object, found a text"))
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<RecordView<'de>, E> {
+        Err(E::custom("must be a JSON object, found true or false"))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<RecordView<'de>, E> {
+        Err(E::custom("must be a JSON object, found a number"))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<RecordView<'de>, E> {
+        self.visit_f64(0.0)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<RecordView<'de>, E> {
+        self.visit_f64(0.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RecordView<'de>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Err(A::Error::custom("must be a JSON object, found a list"))
+    }
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_borrows_its_texts_and_carries_unknown_columns() {
+        let line = br#"{"query":"q","pos":["p","a\nb"],"neg":null,"pos_scores":[1,2.5],"id":{"a":[1]},"prompt":null}"#;
+        let view = RecordView::parse(line).unwrap();
+        assert!(matches!(view.query.given(), Some(Cow::Borrowed("q"))));
+        assert_eq!(view.other_keys, ["id"]);
+        let record = view.into_record().unwrap();
+        assert_eq!(record.pos, ["p", "a\nb"]);
+        assert!(record.neg.is_empty() && record.prompt.is_none());
+        assert_eq!(record.pos_scores, Some(vec![1.0, 2.5]));
+        assert!(record.has_scores());
+    }
+
+    #[test]
+    fn every_wrong_type_is_named_by_its_field() {
+        for (line, field, part) in [
+            (r#"{"query":3,"pos":["p"]}"#, "query", "found a number"),
+            (r#"{"query":"q","pos":"p"}"#, "pos", "found a text"),
+            (
+                r#"{"query":"q","pos":[null]}"#,
+                "pos",
+                "element 1 must be a text, found null",
+            ),
+            (r#"{"query":"q","pos":[]}"#, "pos", "no positive"),
+            (
+                r#"{"query":"q","pos":["p"],"neg":[["n"]]}"#,
+                "neg",
+                "found a list",
+            ),
+            (
+                r#"{"query":"q","pos":["p"],"neg":{"a":1}}"#,
+                "neg",
+                "found an object",
+            ),
+            (
+                r#"{"query":"q","pos":["p"],"pos_scores":["1"]}"#,
+                "pos_scores",
+                "must be a number, found a text",
+            ),
+            (
+                r#"{"query":"q","pos":["p"],"batch_size":1.5}"#,
+                "batch_size",
+                "whole number",
+            ),
+            (r#"{"query":"q","pos":["p"],"query":"r"}"#, "query", "twice"),
+            (r#"{"pos":["p"]}"#, "query", "missing"),
+        ] {
+            let error = TrainingRecord::parse(line.as_bytes()).unwrap_err();
+            assert_eq!(error.field(), Some(field), "{line}: {error}");
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn damage_is_told_apart() {
+        for (line, kind) in [
+            (&b"{\"query\": \"a"[..], BrokenKind::Truncated),
+            (b"{\"query\": }", BrokenKind::Syntax),
+            (b"{} {}", BrokenKind::Syntax),
+            (b"[1]", BrokenKind::NotObject),
+            (b"3", BrokenKind::NotObject),
+            (b"\"x\"", BrokenKind::NotObject),
+            (b"null", BrokenKind::NotObject),
+            (b"{\"pos_scores\": [NaN]}", BrokenKind::NotFinite),
+            (b"{\"pos_scores\": [1, -Infinity]}", BrokenKind::NotFinite),
+            (b"{\"pos_scores\": [1e999]}", BrokenKind::NotFinite),
+            (b"{\"query\": \"\xff\"}", BrokenKind::Utf8),
+            (b"\xff\xfe{\0", BrokenKind::Utf8),
+        ] {
+            let broken = RecordView::parse(line).unwrap_err();
+            assert_eq!(broken.kind, kind, "{}: {broken:?}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn deep_nesting_in_any_column_does_not_exhaust_the_stack() {
+        for field in ["query", "pos", "other"] {
+            let line = format!("{{\"{field}\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+            let _ = RecordView::parse(line.as_bytes());
+        }
+    }
+}
