@@ -1,0 +1,358 @@
+//! The rules that settings keep together, and the proof that they were checked.
+
+use std::ops::Deref;
+
+use serde_json::Value;
+
+use super::FinetuneConfig;
+use super::field::{Arguments, shown_text, upstream_reading};
+use super::format;
+use super::module::Module;
+use crate::issue::{Issue, Severity};
+
+/// Settings that passed every rule. Only these reach a trainer or an encoder, and nothing else makes them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked<C> {
+    config: C,
+    warnings: Vec<Issue>,
+}
+
+/// Settings that [`FinetuneConfig::check`] has passed.
+pub type CheckedConfig = Checked<FinetuneConfig>;
+
+impl<C> Checked<C> {
+    /// What is worth a look, though nothing stops because of it.
+    pub fn warnings(&self) -> &[Issue] {
+        &self.warnings
+    }
+
+    /// The settings; to use them again they are checked again.
+    pub fn into_inner(self) -> C {
+        self.config
+    }
+}
+
+impl<C> Deref for Checked<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.config
+    }
+}
+
+/// Findings while a configuration is checked.
+#[derive(Default)]
+pub(super) struct Findings(Vec<Issue>);
+
+impl Findings {
+    pub(super) fn error(&mut self, code: &'static str, field: &str, message: impl Into<String>) {
+        self.0
+            .push(Issue::new(code, Severity::Error, message).on_field(field));
+    }
+
+    pub(super) fn warning(&mut self, code: &'static str, field: &str, message: impl Into<String>) {
+        self.0
+            .push(Issue::new(code, Severity::Warning, message).on_field(field));
+    }
+
+    /// Reports a number outside of its range.
+    pub(super) fn range(&mut self, field: &str, fits: bool, value: impl std::fmt::Display, accepted: &str) {
+        if !fits {
+            self.error("config.range", field, format!("expected {accepted}, got {value}"));
+        }
+    }
+
+    /// Reports a count outside of `low..=high`.
+    pub(super) fn count(&mut self, field: &str, value: usize, low: usize, high: usize) {
+        let accepted = match high {
+            usize::MAX => format!("a whole number from {low}"),
+            _ => format!("a whole number from {low} to {high}"),
+        };
+        self.range(field, (low..=high).contains(&value), value, &accepted);
+    }
+
+    /// Reports every required setting that is empty, and every text with a NUL character.
+    pub(super) fn required<A: Arguments>(&mut self, arguments: &A) {
+        for field in A::fields() {
+            let value = arguments.get(field.name).unwrap_or_default();
+            let texts = match &value {
+                Value::Array(items) => items.iter().collect(),
+                single => vec![single],
+            };
+            let is_empty = texts
+                .iter()
+                .all(|text| text.as_str().is_some_and(|text| text.trim().is_empty()));
+            if field.required && is_empty {
+                let help = field.help.trim_end_matches('.');
+                self.error("config.required", field.name, format!("it is required: {help}"));
+            }
+            if texts
+                .iter()
+                .any(|text| text.as_str().is_some_and(|text| text.contains('\0')))
+            {
+                self.error(
+                    "config.invalid_value",
+                    field.name,
+                    "a text must not contain a NUL character",
+                );
+            }
+        }
+    }
+
+    /// Checks the format of an instruction.
+    pub(super) fn format(&mut self, field: &str, format: &str, instruction: Option<&str>) {
+        let shown = shown_text(format);
+        match format::places(format) {
+            Err(message) => self.error("config.format", field, format!("{shown}: {message}")),
+            Ok(places) if !places.text => {
+                let message = format!("{shown} has no place for the text; the usual format is \"{{}}{{}}\"");
+                if instruction.is_some() {
+                    self.error("config.format", field, message);
+                } else {
+                    self.warning("config.format", field, message);
+                }
+            }
+            Ok(places) if !places.instruction && instruction.is_some_and(|text| !text.is_empty()) => {
+                let message =
+                    format!("{shown} has no place for the instruction, which is therefore not used");
+                self.warning("config.format", field, message);
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Reports an instruction that is the word which upstream puts in front of queries by mistake.
+    pub(super) fn instruction(&mut self, field: &str, instruction: Option<&str>) {
+        if instruction.is_some_and(|text| matches!(text.trim(), "None" | "null")) {
+            let message =
+                "this very word is put in front of every text; leave the flag out for no instruction";
+            self.warning("config.instruction_none", field, message);
+        }
+    }
+
+    pub(super) fn remote_code(&mut self, trusted: bool) {
+        if trusted {
+            let message = "code shipped with a model is Python, which bge does not run; leave the flag out, and the \
+                           model is refused by name if bge does not know its architecture";
+            self.error("config.unsupported", "trust_remote_code", message);
+        }
+    }
+
+    /// Refuses devices that this build does not have.
+    pub(super) fn devices(&mut self, devices: &[String]) {
+        for device in devices {
+            let name = device.trim().to_ascii_lowercase();
+            if name != "cpu" && name != "cpu:0" {
+                let message = format!("this build computes on `cpu`, got {}", shown_text(device));
+                self.error("config.unsupported", "devices", message);
+            }
+        }
+        if devices.len() > 1 {
+            self.error(
+                "config.unsupported",
+                "devices",
+                "this build computes on one device; name it once",
+            );
+        }
+    }
+
+    /// Says once that reduced precision is not used.
+    pub(super) fn precision(&mut self, fp16: (&str, bool), bf16: (&str, bool)) {
+        for (field, wanted) in [fp16, bf16] {
+            if wanted {
+                let message = "ignored: on the CPU everything is computed in f32, which is at least as exact";
+                self.warning("config.precision", field, message);
+            }
+        }
+    }
+
+    /// The proof, or everything that is wrong.
+    pub(super) fn finish<C>(self, config: C) -> Result<Checked<C>, Vec<Issue>> {
+        if self.0.iter().any(|issue| issue.severity == Severity::Error) {
+            return Err(self.0);
+        }
+        Ok(Checked {
+            config,
+            warnings: self.0,
+        })
+    }
+}
+
+/// Applies upstream's readings to settings that were built in code rather than parsed.
+pub(super) fn normalize<A: Arguments>(arguments: &mut A) {
+    for field in A::fields() {
+        let Some(value) = arguments.get(field.name) else {
+            continue;
+        };
+        if let Some(read) = upstream_reading(field.name, &value) {
+            // The reading of a valid value is valid.
+            let _ = arguments.set(field.name, &read);
+        }
+    }
+}
+
+/// More than any model's positions; larger lengths are typing mistakes.
+pub(super) const MAX_LENGTH: usize = 1 << 20;
+/// Larger batches and groups are typing mistakes, and their products would overflow.
+pub(super) const MAX_BATCH: usize = 1 << 20;
+
+impl FinetuneConfig {
+    /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at.
+    ///
+    /// The error is everything that is wrong, with the warnings.
+    pub fn check(self) -> Result<CheckedConfig, Vec<Issue>> {
+        self.check_for(Module::EncoderOnlyBase)
+    }
+
+    /// Checks the settings for a module.
+    pub fn check_for(mut self, module: Module) -> Result<CheckedConfig, Vec<Issue>> {
+        let mut findings = Findings::default();
+        if let Err(error) = module.available() {
+            findings.error("config.unsupported", "module", error.message());
+        }
+        normalize(&mut self);
+        if self.training.eval_steps == Some(0.0) {
+            self.training.eval_steps = None;
+        }
+        findings.required(&self);
+        self.check_model(&mut findings);
+        self.check_data(&mut findings);
+        self.check_optimizer(&mut findings);
+        self.check_loss(&mut findings);
+        self.check_steps(&mut findings);
+        self.check_evaluation(&mut findings);
+        self.check_machine(&mut findings);
+        self.check_module(module, &mut findings);
+        findings.finish(self)
+    }
+
+    fn check_model(&self, findings: &mut Findings) {
+        let model = &self.model;
+        findings.remote_code(model.trust_remote_code);
+        if !model.use_fast_tokenizer {
+            let message = "ignored: bge has fast tokenizers only, which give the same tokens";
+            findings.warning("config.tokenizer", "use_fast_tokenizer", message);
+        }
+        let path = |text: &str| text.trim().trim_end_matches('/').to_owned();
+        if !model.model_name_or_path.is_empty()
+            && path(&model.model_name_or_path) == path(&self.training.output_dir)
+        {
+            let message = "it is the folder of the model to start from, which would be overwritten";
+            findings.error("config.conflict", "output_dir", message);
+        }
+    }
+
+    fn check_data(&self, findings: &mut Findings) {
+        let data = &self.data;
+        if data.train_data.len() > 1 && data.train_data.iter().any(|path| path.trim().is_empty()) {
+            findings.error("config.invalid_value", "train_data", "one of the paths is empty");
+        }
+        findings.count("train_group_size", data.train_group_size, 1, MAX_BATCH);
+        // Two special tokens enclose a text.
+        findings.count("query_max_len", data.query_max_len, 3, MAX_LENGTH);
+        findings.count("passage_max_len", data.passage_max_len, 3, MAX_LENGTH);
+        if let Some(multiple) = data.pad_to_multiple_of {
+            findings.count("pad_to_multiple_of", multiple, 1, MAX_LENGTH);
+        }
+        findings.count(
+            "max_example_num_per_dataset",
+            data.max_example_num_per_dataset,
+            1,
+            usize::MAX,
+        );
+        let ratio = data.shuffle_ratio;
+        findings.range(
+            "shuffle_ratio",
+            (0.0..=1.0).contains(&ratio),
+            ratio,
+            "a number from 0 to 1",
+        );
+        let query = data.query_instruction_for_retrieval.as_deref();
+        let passage = data.passage_instruction_for_retrieval.as_deref();
+        findings.format("query_instruction_format", &data.query_instruction_format, query);
+        findings.format(
+            "passage_instruction_format",
+            &data.passage_instruction_format,
+            passage,
+        );
+        findings.instruction("query_instruction_for_retrieval", query);
+        findings.instruction("passage_instruction_for_retrieval", passage);
+        if !data.same_dataset_within_batch {
+            for (field, threshold) in [
+                ("small_threshold", data.small_threshold),
+                ("drop_threshold", data.drop_threshold),
+            ] {
+                if threshold > 0 {
+                    let message = "without `same_dataset_within_batch` it has no effect";
+                    findings.warning("config.no_effect", field, message);
+                }
+            }
+        }
+        if data.knowledge_distillation && data.train_group_size == 1 {
+            let message =
+                "a group of one has no other passage to compare scores with, so teacher scores teach nothing";
+            findings.warning("config.no_effect", "knowledge_distillation", message);
+        }
+    }
+
+    fn check_loss(&self, findings: &mut Findings) {
+        let training = &self.training;
+        let temperature = training.temperature;
+        let fits = temperature > 0.0 && temperature.is_finite();
+        findings.range("temperature", fits, temperature, "a number above 0");
+        if training.use_mrl && training.mrl_dims.is_empty() {
+            let message = "`use_mrl` needs the lengths to train, as in `--mrl_dims 64 128 256`";
+            findings.error("config.required", "mrl_dims", message);
+        }
+        for dim in &training.mrl_dims {
+            findings.count("mrl_dims", *dim, 1, MAX_LENGTH);
+        }
+        if !training.use_mrl && !training.mrl_dims.is_empty() {
+            findings.warning(
+                "config.no_effect",
+                "mrl_dims",
+                "without `use_mrl` it has no effect",
+            );
+        }
+        // Issue 823 upstream: the loss is constantly 0.
+        if self.data.train_group_size == 1 && training.per_device_train_batch_size == 1 {
+            let message = "one query with one passage has nothing to tell apart, so the loss is always 0; raise \
+                           per_device_train_batch_size or train_group_size";
+            if self.data.same_dataset_within_batch {
+                findings.warning("config.one_candidate", "train_group_size", message);
+            } else {
+                findings.error("config.one_candidate", "train_group_size", message);
+            }
+        }
+    }
+
+    fn check_machine(&self, findings: &mut Findings) {
+        let training = &self.training;
+        if training.fp16 && training.bf16 {
+            findings.error(
+                "config.conflict",
+                "bf16",
+                "at most one of `fp16` and `bf16` can be True",
+            );
+        } else {
+            findings.precision(("fp16", training.fp16), ("bf16", training.bf16));
+        }
+        findings.devices(&training.devices);
+        findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
+        if let Some(size) = training.sub_batch_size {
+            findings.count("sub_batch_size", size, 1, MAX_BATCH);
+        }
+    }
+
+    fn check_module(&self, module: Module, findings: &mut Findings) {
+        for field in Self::fields().iter().filter(|field| !module.takes(field.group)) {
+            if self.get(field.name).is_some_and(|value| value != field.default) {
+                let message = format!(
+                    "`{module}` has no such setting; it belongs to {}",
+                    Module::EncoderOnlyM3
+                );
+                findings.error("config.unknown_flag", field.name, message);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The rules for opening a model, encoding and evaluating.
+
+use super::check::{Checked, Findings, MAX_BATCH, MAX_LENGTH, normalize};
+use super::field::shown_text;
+use super::{EmbedArguments, EncodeConfig, EvaluateConfig};
+use crate::issue::Issue;
+
+impl EncodeConfig {
+    /// Checks the settings. Nothing on disk is looked at.
+    pub fn check(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.embed.check(&mut findings);
+        let encode = &self.encode;
+        for (field, wanted) in [
+            ("return_sparse", encode.return_sparse),
+            ("return_colbert_vecs", encode.return_colbert_vecs),
+        ] {
+            if wanted {
+                let message = "only BGE-M3 has it, which this version does not run yet; leave the flag out";
+                findings.error("config.unsupported", field, message);
+            }
+        }
+        if !(encode.return_dense || encode.return_sparse || encode.return_colbert_vecs) {
+            findings.error(
+                "config.conflict",
+                "return_dense",
+                "nothing is asked for; leave the flag out",
+            );
+        }
+        let known = [".npy", ".safetensors", ".jsonl"];
+        let name = encode.output_file.to_ascii_lowercase();
+        if !name.trim().is_empty() && !known.iter().any(|ending| name.ends_with(ending)) {
+            let message = format!(
+                "expected a name that ends in {}, got {:?}",
+                known.join(" or "),
+                encode.output_file
+            );
+            findings.error("config.invalid_value", "output_file", message);
+        }
+        findings.finish(self)
+    }
+}
+
+impl EvaluateConfig {
+    /// Checks the settings. Nothing on disk is looked at.
+    pub fn check(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.embed.check(&mut findings);
+        let evaluate = &self.evaluate;
+        findings.count("search_top_k", evaluate.search_top_k, 1, usize::MAX);
+        if evaluate.k_values.is_empty() {
+            findings.error(
+                "config.required",
+                "k_values",
+                "at least one cut-off is needed, as in `--k_values 10`",
+            );
+        }
+        for k in &evaluate.k_values {
+            findings.count("k_values", *k, 1, usize::MAX);
+            if *k > evaluate.search_top_k {
+                let message = format!(
+                    "at {k} only the {} passages of search_top_k are seen",
+                    evaluate.search_top_k
+                );
+                findings.warning("config.unusual", "k_values", message);
+            }
+        }
+        let split = evaluate.split.as_str();
+        if split.trim().is_empty() || split.contains(['/', '\\']) {
+            let message = format!(
+                "expected the name of a file in qrels/ without its ending, got {}",
+                shown_text(split)
+            );
+            findings.error("config.invalid_value", "split", message);
+        }
+        findings.finish(self)
+    }
+}
+
+impl EmbedArguments {
+    fn check(&self, findings: &mut Findings) {
+        findings.remote_code(self.trust_remote_code);
+        if let Some(class) = self
+            .embedder_model_class
+            .as_deref()
+            .filter(|class| *class != "encoder-only-base")
+        {
+            let message = format!("this version runs encoder-only-base, got {}", shown_text(class));
+            findings.error("config.unsupported", "embedder_model_class", message);
+        }
+        findings.count(
+            "embedder_query_max_length",
+            self.embedder_query_max_length,
+            3,
+            MAX_LENGTH,
+        );
+        findings.count(
+            "embedder_passage_max_length",
+            self.embedder_passage_max_length,
+            3,
+            MAX_LENGTH,
+        );
+        findings.count("batch_size", self.batch_size, 1, MAX_BATCH);
+        if let Some(dim) = self.truncate_dim {
+            findings.count("truncate_dim", dim, 1, MAX_LENGTH);
+        }
+        if let Some(threads) = self.threads {
+            findings.count("threads", threads, 1, 4096);
+        }
+        let query = self.query_instruction_for_retrieval.as_deref();
+        let passage = self.passage_instruction_for_retrieval.as_deref();
+        for (field, format, instruction) in [
+            (
+                "query_instruction_format_for_retrieval",
+                &self.query_instruction_format_for_retrieval,
+                query,
+            ),
+            (
+                "passage_instruction_format",
+                &self.passage_instruction_format,
+                passage,
+            ),
+        ] {
+            if let Some(format) = format {
+                findings.format(field, format, instruction);
+            }
+        }
+        findings.instruction("query_instruction_for_retrieval", query);
+        findings.instruction("passage_instruction_for_retrieval", passage);
+        findings.devices(&self.devices);
+        findings.precision(("use_fp16", self.use_fp16), ("use_bf16", self.use_bf16));
+    }
+}

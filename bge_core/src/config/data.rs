@@ -1,0 +1,48 @@
+//! Which data is trained on, and how a line becomes a training example.
+
+use super::declare::arguments;
+
+arguments! {
+    /// The data arguments of FlagEmbedding's embedders (`AbsEmbedderDataArguments`), plus evaluation data.
+    pub struct DataArguments {
+        ["data"]
+        /// Training data: JSONL or JSON files, or folders of them.
+        train_data: Vec<String> = Vec::new(), required;
+        /// Where indexes of the training data are kept; beside the output if not given.
+        cache_path: Option<String> = None;
+        /// Passages a query is compared with: one positive and `train_group_size` - 1 negatives.
+        train_group_size: usize = 8;
+        /// Longest query in tokens, special tokens included; the rest is cut.
+        query_max_len: usize = 32;
+        /// Longest passage in tokens, special tokens included; the rest is cut.
+        passage_max_len: usize = 128;
+        /// Round padded lengths up to a multiple. Batches are not padded here, so it changes nothing.
+        pad_to_multiple_of: Option<usize> = None;
+        /// Most examples taken from one file; a longer file is sampled, once, by the seed.
+        max_example_num_per_dataset: usize = 100_000_000;
+        /// The instruction for queries. A line's own `prompt` replaces it.
+        query_instruction_for_retrieval: Option<String> = None;
+        /// How instruction and query are joined, in this order; a backslash-n is a newline.
+        query_instruction_format: String = "{}{}".to_owned();
+        /// The instruction for passages.
+        passage_instruction_for_retrieval: Option<String> = None;
+        /// How instruction and passage are joined, in this order; a backslash-n is a newline.
+        passage_instruction_format: String = "{}{}".to_owned();
+        /// Learn from the teacher scores in `pos_scores` and `neg_scores`.
+        knowledge_distillation: bool = false;
+        /// The share of positives whose text is cut into pieces and shuffled, from 0 to 1.
+        shuffle_ratio: f64 = 0.0;
+        /// Take all examples of a batch from the same file.
+        same_dataset_within_batch: bool = false;
+        /// With `same_dataset_within_batch`: files with fewer lines are merged (in a folder) or dropped.
+        small_threshold: usize = 0;
+        /// With `same_dataset_within_batch`: merged small files with fewer lines are dropped.
+        drop_threshold: usize = 0;
+
+        ["evaluation"]
+        /// A folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, to measure retrieval while training.
+        eval_dataset: Option<String> = None, ours;
+        /// Which judgements of `eval_dataset` are used: the name of the file in qrels/.
+        eval_split: String = "test".to_owned(), ours;
+    }
+}

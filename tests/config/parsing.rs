@@ -1,0 +1,525 @@
+//! Spellings, order of precedence, pasted command lines, and names that are not settings.
+
+use super::*;
+
+const EXAMPLE: &str = r#"
+# The encoder example of FlagEmbedding.
+torchrun --nproc_per_node 2 \
+    -m FlagEmbedding.finetune.embedder.encoder_only.base \
+    --model_name_or_path BAAI/bge-large-en-v1.5 \
+    --cache_dir ./cache/model \
+    --train_data ../example_data/retrieval \
+                 ../example_data/sts/sts.jsonl \
+                 ../example_data/classification-no_in_batch_neg \
+                 ../example_data/clustering-no_in_batch_neg \
+    --cache_path ~/.cache \
+    --train_group_size 8 \
+    --query_max_len 512 \
+    --passage_max_len 512 \
+    --pad_to_multiple_of 8 \
+    --query_instruction_for_retrieval 'Represent this sentence for searching relevant passages: ' \
+    --query_instruction_format '{}{}' \
+    --knowledge_distillation False \
+    --output_dir ./test_encoder_only_base_bge-large-en-v1.5 \
+    --overwrite_output_dir \
+    --learning_rate 1e-5 \
+    --fp16 \
+    --num_train_epochs 4 \
+    --per_device_train_batch_size 2 \
+    --dataloader_drop_last True \
+    --warmup_ratio 0.1 \
+    --gradient_checkpointing \
+    --deepspeed ../../ds_stage0.json \
+    --logging_steps 1 \
+    --save_steps 1000 \
+    --negatives_cross_device \
+    --temperature 0.02 \
+    --sentence_pooling_method cls \
+    --normalize_embeddings True \
+    --kd_loss_type kl_div > log.txt 2>&1 &
+echo done
+"#;
+
+#[test]
+fn the_encoder_example_of_upstream_runs_unchanged() {
+    let line = from_command_line(EXAMPLE).unwrap();
+    assert_eq!((line.module, line.processes), (Module::EncoderOnlyBase, Some(2)));
+    let config = line.config.arguments;
+    assert_eq!(config.model.model_name_or_path, "BAAI/bge-large-en-v1.5");
+    assert_eq!(config.data.train_data.len(), 4);
+    assert_eq!(config.data.cache_path.as_deref(), Some("~/.cache"));
+    assert_eq!(
+        config.data.query_instruction_for_retrieval.as_deref(),
+        Some("Represent this sentence for searching relevant passages: ")
+    );
+    assert_eq!(config.data.pad_to_multiple_of, Some(8));
+    let training = &config.training;
+    assert!(training.overwrite_output_dir && training.fp16 && training.gradient_checkpointing);
+    assert!(training.dataloader_drop_last && training.negatives_cross_device);
+    assert_eq!(
+        (
+            training.warmup_ratio,
+            training.learning_rate,
+            training.logging_steps
+        ),
+        (0.1, 1e-5, 1.0)
+    );
+    assert_eq!(
+        (training.num_train_epochs, training.per_device_train_batch_size),
+        (4.0, 2)
+    );
+    let fields: Vec<_> = line
+        .config
+        .warnings
+        .iter()
+        .map(|issue| issue.field.as_deref())
+        .collect();
+    assert_eq!(
+        fields,
+        [Some("deepspeed"), None],
+        "DeepSpeed and the launcher, each once"
+    );
+    let checked = config.check().unwrap();
+    assert_eq!(only(checked.warnings()).field.as_deref(), Some("fp16"));
+}
+
+#[test]
+fn the_same_dataset_example_of_upstream_runs_unchanged() {
+    let text = EXAMPLE
+        .replace("--knowledge_distillation False", "--knowledge_distillation True --same_dataset_within_batch True --small_threshold 0 --drop_threshold 0")
+        .replace("en-v1.5 \\\n    --overwrite", "en-v1.5_sd \\\n    --overwrite");
+    let line = from_command_line(&text).unwrap();
+    let config = line.config.arguments.check().unwrap();
+    assert!(config.data.knowledge_distillation && config.data.same_dataset_within_batch);
+    assert!(config.training.output_dir.ends_with("_sd"));
+}
+
+#[test]
+fn the_m3_example_parses_for_its_module_and_names_it_for_ours() {
+    let flags =
+        "--unified_finetuning True --use_self_distill True --fix_encoder False --self_distill_start_step 0";
+    let words = split_words(flags).unwrap();
+    let parsed = Loader::<FinetuneConfig>::for_module(Module::EncoderOnlyM3)
+        .flags(&words)
+        .finish()
+        .unwrap();
+    assert!(parsed.arguments.training.unified_finetuning && parsed.arguments.training.use_self_distill);
+    assert_eq!(parsed.arguments.training.self_distill_start_step, 0);
+    let issues = FinetuneConfig::from_flags(&words).unwrap_err();
+    assert_eq!(issues.len(), 4);
+    assert!(
+        issues
+            .iter()
+            .all(|issue| issue.code == "config.unknown_flag" && issue.message.contains("encoder_only.m3"))
+    );
+    assert_eq!(config_error(&issues).kind(), ErrorKind::UnknownFlag);
+
+    let issues = parse("--use_lora True --target_modules q_proj v_proj --seed 1").unwrap_err();
+    assert_eq!(issues.len(), 2, "{issues:#?}");
+    assert!(
+        issues
+            .iter()
+            .all(|issue| issue.message.contains("decoder_only.base"))
+    );
+
+    let planned =
+        from_command_line("torchrun -m FlagEmbedding.finetune.embedder.decoder_only.icl --use_lora True");
+    assert!(only(&planned.unwrap_err()).message.contains("planned"));
+    let unknown =
+        from_command_line("python -m FlagEmbedding.finetune.embedder.encoder.base --seed 1").unwrap_err();
+    assert!(only(&unknown).message.contains("encoder_only.base"));
+    assert_eq!(
+        only(&from_command_line("ls -l").unwrap_err()).code,
+        "config.no_command"
+    );
+}
+
+#[test]
+fn m3_settings_made_in_code_are_refused_for_the_base_module() {
+    let (mut config, _) = parse(REQUIRED).unwrap();
+    config.training.unified_finetuning = true;
+    let issues = config.clone().check().unwrap_err();
+    assert_eq!(only(&issues).field.as_deref(), Some("unified_finetuning"));
+    let issues = config.check_for(Module::EncoderOnlyM3).unwrap_err();
+    assert_eq!(only(&issues).code, "config.unsupported");
+}
+
+#[test]
+fn launchers_and_flags_alone_are_understood() {
+    for (line, processes) in [
+        (
+            "python -m FlagEmbedding.finetune.embedder.encoder_only.base --seed 7",
+            None,
+        ),
+        (
+            "WANDB_MODE=off torchrun --nproc-per-node=4 --nnodes 2 -m FlagEmbedding.finetune.embedder.encoder_only.base --seed 7",
+            Some(8),
+        ),
+        (
+            "accelerate launch --num_processes 3 -m FlagEmbedding.finetune.embedder.encoder_only.base --seed 7",
+            Some(3),
+        ),
+        (
+            "python -m torch.distributed.run --nproc_per_node gpu -m FlagEmbedding.finetune.embedder.encoder_only.base --seed 7",
+            None,
+        ),
+        (
+            "export A=1; cd x && bge finetune encoder_only.base --seed 7 | tee log",
+            None,
+        ),
+        ("--fp16\n--seed 7\n", None),
+    ] {
+        let line = from_command_line(line).unwrap();
+        assert_eq!(
+            (line.config.arguments.training.seed, line.processes),
+            (7, processes)
+        );
+    }
+    let line = from_command_line("--cache_dir $HF_HUB_CACHE --seed 7").unwrap();
+    assert_eq!(only(&line.config.warnings).code, "config.shell_variable");
+    for broken in ["--seed '7", "--seed \"7", "--seed 7 \\"] {
+        assert_eq!(
+            only(&from_command_line(broken).unwrap_err()).code,
+            "config.syntax"
+        );
+    }
+}
+
+#[test]
+fn words_are_split_as_a_shell_splits_them() {
+    for (text, words) in [
+        (
+            "a 'b c' \"d \\\" \\n $x\" e\\ f",
+            &["a", "b c", "d \" \\n $x", "e f"][..],
+        ),
+        ("a'b'\"c\" '' # rest", &["abc", ""]),
+        ("a\\\n b \\\r\n c#d", &["a", "b", "c#d"]),
+        ("", &[]),
+        ("x > out 2> err", &["x"]),
+        ("x 2>&1", &["x"]),
+    ] {
+        let found = split_words(text).unwrap();
+        // After a redirection into a descriptor a shell reads one more word, which is no flag.
+        assert_eq!(&found[..words.len().min(found.len())], words, "{text}");
+    }
+}
+
+#[test]
+fn booleans_take_every_upstream_spelling() {
+    for (flags, expected) in [
+        ("--fp16", true),
+        ("--fp16 True", true),
+        ("--fp16=true", true),
+        ("--fp16 1", true),
+        ("--fp16 yes", true),
+        ("--fp16 FALSE", false),
+        ("--fp16 0", false),
+        ("--fp16 no", false),
+        ("--fp16 --bf16", true),
+    ] {
+        assert_eq!(parse(flags).unwrap().0.training.fp16, expected, "{flags:?}");
+    }
+    assert!(
+        !parse("--no_normalize_embeddings")
+            .unwrap()
+            .0
+            .training
+            .normalize_embeddings
+    );
+    assert!(
+        !parse("--no-normalize-embeddings")
+            .unwrap()
+            .0
+            .training
+            .normalize_embeddings
+    );
+    assert!(
+        !parse("--normalize_embeddings False")
+            .unwrap()
+            .0
+            .training
+            .normalize_embeddings
+    );
+    // HfArgumentParser makes `--no_x` only for what is on by default.
+    assert_eq!(only(&parse("--no_fp16").unwrap_err()).code, "config.unknown_flag");
+    assert_eq!(
+        only(&parse("--no_use_fast_tokenizer=1").unwrap_err()).code,
+        "config.invalid_value"
+    );
+    let issue = parse("--fp16 maybe").unwrap_err();
+    assert!(only(&issue).message.contains("True or False") && only(&issue).message.contains("maybe"));
+    assert_eq!(
+        parse("--greater_is_better False")
+            .unwrap()
+            .0
+            .training
+            .greater_is_better,
+        Some(false)
+    );
+    assert_eq!(
+        only(&parse("--greater_is_better").unwrap_err()).code,
+        "config.missing_value"
+    );
+}
+
+#[test]
+fn numbers_and_lists_are_read_as_on_upstreams_command_line() {
+    let (config, _) = parse("--max_steps -1 --learning_rate 1e-5 --mrl_dims 12 24 --temperature=.05 --train-data a 'b c' --local_rank=-1")
+    .unwrap();
+    assert_eq!(config.training.max_steps, -1);
+    assert_eq!(config.training.mrl_dims, [12, 24]);
+    assert_eq!(config.training.temperature, 0.05);
+    assert_eq!(config.data.train_data, ["a", "b c"]);
+}
+
+#[test]
+fn a_flag_given_twice_counts_once_and_lists_are_joined() {
+    let (config, warnings) = parse("--seed 1 --train_data a --seed 2 --train_data b").unwrap();
+    assert_eq!(
+        (config.training.seed, config.data.train_data),
+        (2, vec!["a".to_owned(), "b".to_owned()])
+    );
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings.iter().all(|issue| issue.code == "config.given_twice"));
+}
+
+#[test]
+fn a_value_may_begin_with_a_dash_if_it_cannot_be_a_flag() {
+    let (config, _) =
+        parse("--query_instruction_for_retrieval '-- search: ' --output_dir=--x --run_name -1").unwrap();
+    assert_eq!(
+        config.data.query_instruction_for_retrieval.as_deref(),
+        Some("-- search: ")
+    );
+    assert_eq!(config.training.output_dir, "--x");
+}
+
+#[test]
+fn a_backslash_n_in_a_format_is_a_newline_and_nowhere_else() {
+    let (config, _) =
+        parse("--query_instruction_format '<i>{}\\n<q>{}' --query_instruction_for_retrieval 'a\\nb'")
+            .unwrap();
+    assert_eq!(config.data.query_instruction_format, "<i>{}\n<q>{}");
+    assert_eq!(
+        config.data.query_instruction_for_retrieval.as_deref(),
+        Some("a\\nb")
+    );
+    let mut config = parse(REQUIRED).unwrap().0;
+    config.data.passage_instruction_format = "{}\\n{}".to_owned();
+    assert_eq!(config.check().unwrap().data.passage_instruction_format, "{}\n{}");
+}
+
+#[test]
+fn limits_at_zero_and_below_are_off_as_upstream_reads_them() {
+    for off in ["0", "-1"] {
+        let (config, _) = parse(&format!("--sub_batch_size {off} --save_total_limit {off}")).unwrap();
+        assert_eq!(
+            (config.training.sub_batch_size, config.training.save_total_limit),
+            (None, None)
+        );
+    }
+    let mut config = parse(REQUIRED).unwrap().0;
+    config.training.sub_batch_size = Some(0);
+    assert_eq!(config.check().unwrap().training.sub_batch_size, None);
+}
+
+#[test]
+fn choices_are_read_in_any_case_and_other_schedules_are_known_by_name() {
+    assert_eq!(
+        "LAST_TOKEN".parse::<PoolingMethod>().unwrap(),
+        PoolingMethod::LastToken
+    );
+    assert_eq!(
+        parse("--save_strategy BEST").unwrap().0.training.save_strategy,
+        SaveStrategy::Best
+    );
+    let known = parse("--lr_scheduler_type warmup_stable_decay").unwrap_err();
+    assert!(only(&known).message.contains("not available") && only(&known).message.contains("inverse_sqrt"));
+    let unknown = parse("--lr_scheduler_type sawtooth").unwrap_err();
+    assert!(only(&unknown).message.contains("expected one of linear, cosine"));
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+    let file = "seed = 1\n[training]\nlearning_rate = 1e-5\n[data]\ntrain_data = ['a', 'b']\n[data.more.nested]\nquery_max_len = 64";
+    let parsed = Loader::<FinetuneConfig>::new()
+        .file("run.toml", file)
+        .flags(&["--seed", "2", "--train_data", "c"])
+        .finish()
+        .unwrap();
+    let FinetuneConfig { data, training, .. } = parsed.arguments;
+    assert_eq!(
+        (training.seed, training.learning_rate, data.query_max_len),
+        (2, 1e-5, 64)
+    );
+    assert_eq!(data.train_data, ["c"]);
+    assert_eq!(training.num_train_epochs, 3.0);
+}
+
+#[test]
+fn objects_are_read_from_every_format() {
+    let kwargs = json!({ "num_cycles": 2, "x": [1.5] });
+    for parsed in [
+        FinetuneConfig::from_toml("lr_scheduler_kwargs = { num_cycles = 2, x = [1.5] }"),
+        FinetuneConfig::from_toml("[training.lr_scheduler_kwargs]\nnum_cycles = 2\nx = [1.5]"),
+        FinetuneConfig::from_json(r#"{"training": {"lr_scheduler_kwargs": {"num_cycles": 2, "x": [1.5]}}}"#),
+        FinetuneConfig::from_flags(&["--lr_scheduler_kwargs", r#"{"num_cycles": 2, "x": [1.5]}"#]),
+    ] {
+        assert_eq!(
+            Value::Object(parsed.unwrap().arguments.training.lr_scheduler_kwargs),
+            kwargs
+        );
+    }
+}
+
+#[test]
+fn the_config_flag_is_taken_out() {
+    let words = |text: &str| split_words(text).unwrap();
+    let (file, rest) = split_config_flag(&words("--seed 1 --config run.toml --fp16")).unwrap();
+    assert_eq!(
+        (file.as_deref(), rest),
+        (Some("run.toml"), words("--seed 1 --fp16"))
+    );
+    assert_eq!(
+        split_config_flag(&words("--config=x")).unwrap().0.as_deref(),
+        Some("x")
+    );
+    assert!(split_config_flag(&words("--config --fp16")).is_err());
+    assert!(split_config_flag(&words("--config a --config b")).is_err());
+}
+
+#[test]
+fn an_unknown_flag_comes_with_the_name_that_was_meant() {
+    for (typed, meant) in [
+        ("--learning_rat", "learning_rate"),
+        ("--temprature", "temperature"),
+        ("--query_max_length", "query_max_len"),
+        ("--lr", "learning_rate"),
+        ("--epochs", "num_train_epochs"),
+        ("--batch_size", "per_device_train_batch_size"),
+        ("--normlized", "normalize_embeddings"),
+        ("--per_device_train_batch", "per_device_train_batch_size"),
+        ("--Seed", "seed"),
+    ] {
+        let issues = parse(&format!("{typed} 1 --fp16")).unwrap_err();
+        let issue = only(&issues);
+        assert_eq!(issue.code, "config.unknown_flag");
+        assert!(
+            issue.message.contains(&format!("`{meant}`")),
+            "{typed}: {}",
+            issue.message
+        );
+    }
+    let issues = parse("--zzzzzzzzzz 1").unwrap_err();
+    assert!(!only(&issues).message.contains("did you mean"));
+    let error = FinetuneConfig::default().set("sed", &json!(1)).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.field()),
+        (ErrorKind::UnknownFlag, Some("sed"))
+    );
+    assert!(error.message().contains("`seed`"));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let issues =
+        parse("--seed x stray --nonsense 1 --query_max_len -3 --output_dir --fp16 perhaps -q 1").unwrap_err();
+    let codes: Vec<_> = issues.iter().map(|issue| issue.code).collect();
+    assert_eq!(codes.len(), 7, "{issues:#?}");
+    for code in [
+        "config.invalid_value",
+        "config.stray_value",
+        "config.unknown_flag",
+        "config.missing_value",
+    ] {
+        assert!(codes.contains(&code), "{code}: {issues:#?}");
+    }
+    assert!(config_error(&issues).message().ends_with("(and 6 more)"));
+}
+
+#[test]
+fn flags_of_hugging_face_are_ignored_with_one_warning_or_refused_with_the_reason() {
+    let (config, warnings) = parse("--report_to none --run_name first --dataloader_pin_memory --ddp_find_unused_parameters False --local_rank -1 --torch_compile --deepspeed ds.json --no_skip_memory_metrics --seed 9")
+    .unwrap();
+    assert_eq!(config.training.seed, 9);
+    assert_eq!(warnings.len(), 8, "{warnings:#?}");
+    assert!(
+        warnings
+            .iter()
+            .all(|issue| issue.code == "config.foreign_ignored")
+    );
+    let deepspeed = warnings
+        .iter()
+        .find(|issue| issue.field.as_deref() == Some("deepspeed"))
+        .unwrap();
+    assert!(deepspeed.message.contains("several devices") && deepspeed.message.contains("WarmupDecayLR"));
+
+    // Values that change nothing are accepted without a word.
+    let harmless =
+        "--optim adamw_torch --label_smoothing_factor 0.0 --group_by_length False --fsdp '' --push_to_hub no";
+    assert_eq!(parse(harmless).unwrap().1, []);
+    for flags in [
+        "--optim adafactor",
+        "--label_smoothing_factor 0.1",
+        "--group_by_length",
+        "--fsdp full_shard auto_wrap",
+        "--push_to_hub",
+        "--neftune_noise_alpha 5",
+    ] {
+        assert_eq!(
+            only(&parse(flags).unwrap_err()).code,
+            "config.foreign_refused",
+            "{flags:?}"
+        );
+    }
+    // A value that is missing is noticed, and the next flag is not swallowed.
+    let issues = parse("--run_name --seed 9").unwrap_err();
+    assert_eq!(only(&issues).code, "config.missing_value");
+    // The same in files; null is harmless.
+    let parsed =
+        FinetuneConfig::from_json(r#"{"report_to": ["wandb"], "optim_args": null, "fsdp_config": {"a": 1}}"#)
+            .unwrap();
+    assert_eq!(parsed.warnings.len(), 2);
+}
+
+/// `TrainingArguments` of transformers 5.23 and what 4.44 had besides; taken from the classes' fields.
+const TRAINER_FLAGS: &str = "output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate \
+    lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon \
+    optim_target_modules gradient_accumulation_steps average_tokens_across_devices max_grad_norm label_smoothing_factor \
+    bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing activation_checkpointing_kwargs \
+    gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode \
+    use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha torch_empty_cache_steps auto_find_batch_size \
+    logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter \
+    include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name project trackio_space_id \
+    trackio_bucket_id trackio_static_space_id eval_strategy eval_steps eval_delay per_device_eval_batch_size \
+    prediction_loss_only eval_on_start eval_do_concat_batches eval_use_gather_object eval_accumulation_steps \
+    include_for_metrics batch_eval_metrics save_only_model save_strategy save_steps save_on_each_node save_total_limit \
+    enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision \
+    load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip \
+    restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config \
+    parallelism_config dataloader_drop_last dataloader_num_workers dataloader_pin_memory \
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order \
+    remove_unused_columns label_names train_sampling_strategy length_column_name ddp_find_unused_parameters \
+    ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed debug \
+    skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank \
+    overwrite_output_dir warmup_ratio evaluation_strategy no_cuda use_mps_device use_ipex jit_mode_eval \
+    per_gpu_train_batch_size per_gpu_eval_batch_size logging_dir include_inputs_for_metrics push_to_hub_model_id \
+    push_to_hub_organization push_to_hub_token fp16_opt_level fp16_backend half_precision_backend mp_parameters \
+    torchdynamo ray_scope split_batches dispatch_batches include_tokens_per_second fsdp_min_num_params \
+    fsdp_transformer_layer_cls_to_wrap tpu_num_cores tpu_metrics_debug save_safetensors group_by_length past_index \
+    adafactor";
+
+#[test]
+fn every_flag_of_the_trainer_is_known_by_name() {
+    for name in TRAINER_FLAGS.split_whitespace() {
+        let known = FinetuneConfig::field(name).is_some()
+            || FinetuneConfig::alias(name).is_some()
+            || FinetuneConfig::foreign()
+                .iter()
+                .any(|foreign| foreign.name == name);
+        assert!(known, "{name}");
+    }
+    let (config, _) = parse("--activation_checkpointing --evaluation_strategy epoch").unwrap();
+    assert!(config.training.gradient_checkpointing);
+    assert_eq!(config.training.eval_strategy, IntervalStrategy::Epoch);
+}
