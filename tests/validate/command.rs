@@ -58,6 +58,7 @@ fn the_command_takes_paths_anywhere_and_ends_with_the_verdict() {
         &[][..],
         &["--json"],
         &[&good, "--no_such_flag", "1"],
+        &[&good, "--train_group_size", "0"],
         &[&good, "--config", &settings],
         &[&good, "--config", "no.toml"],
     ] {

@@ -1,7 +1,7 @@
 //! Conclusions that need all files in view: layout, steps, sharing, verdict.
 
 use super::codes;
-use super::findings::IssueLog;
+use super::findings::{IssueGroup, IssueLog};
 use super::layout::{FileShape, lay_out};
 use super::plan::PlanInput;
 use super::report::{DatasetReport, FileReport, Outlook, OutlookDataset, Places, Verdict};
@@ -73,14 +73,12 @@ impl DatasetReport {
             ..
         } = &self.options;
         let layout = lay_out(&self.shapes(), data, training);
-        for mut note in layout.notes {
+        for note in layout.notes {
             // Said with lines and in full by the rules of the rows.
-            let said = [codes::SCORES_MISSING, codes::BATCH_SIZE, codes::GROUP_SIZE];
-            if note.severity == Severity::Error && said.contains(&note.code) {
+            let by_rows = [codes::SCORES_MISSING, codes::BATCH_SIZE, codes::GROUP_SIZE];
+            let said = |group: &IssueGroup| (group.code, group.severity) == (note.code, note.severity);
+            if by_rows.contains(&note.code) && self.log.groups().any(said) {
                 continue;
-            }
-            if note.code == codes::NEG_EMPTY {
-                note.line = None;
             }
             log.add_issue(note);
         }

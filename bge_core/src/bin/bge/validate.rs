@@ -142,6 +142,14 @@ fn read_config(words: &[String]) -> Result<(FinetuneConfig, Vec<Issue>), Vec<Iss
         let message = "name the files or folders to validate";
         return Err(vec![Issue::new("config.usage", Severity::Error, message)]);
     }
+    // What only training needs may be missing; what is there has to be right.
+    if let Err(issues) = parsed.arguments.clone().check() {
+        let wrong = |issue: &Issue| issue.severity == Severity::Error && issue.code != "config.required";
+        let issues: Vec<Issue> = issues.into_iter().filter(wrong).collect();
+        if !issues.is_empty() {
+            return Err(issues);
+        }
+    }
     Ok((parsed.arguments, parsed.warnings))
 }
 
