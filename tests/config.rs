@@ -6,6 +6,7 @@ mod hostile;
 mod output;
 mod parsing;
 mod rules;
+mod upstream;
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,4 @@
 //! Data from files on disk to the batches of an epoch.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that fails should say where, like a test"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

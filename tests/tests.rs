@@ -1,5 +1,24 @@
 //! All integration tests, one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking"
+)]
 
 mod config;
 mod data;
+#[cfg(feature = "train")]
+mod evaluation;
+#[cfg(feature = "train")]
+mod hub;
+mod layers;
+#[cfg(feature = "train")]
+mod loss;
+#[cfg(feature = "train")]
+mod optim;
+#[cfg(feature = "train")]
+mod parity;
+#[cfg(feature = "train")]
+mod tokenize;
 mod validate;
+mod wasm;

@@ -1,8 +1,4 @@
 //! The validator: every rule, hostile files, chunk borders, leaks, the command.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that fails should say where, like a test"
-)]
 
 use std::fs;
 

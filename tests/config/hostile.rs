@@ -122,6 +122,23 @@ fn values_of_a_wrong_kind_say_what_was_seen_and_what_is_accepted() {
 }
 
 #[test]
+fn names_and_values_cannot_steer_a_terminal() {
+    for issues in [
+        FinetuneConfig::from_json("{\"\\u001b[2J\": 1}").unwrap_err(),
+        FinetuneConfig::from_json("{\"seed\": \"\\u001b[2J\"}").unwrap_err(),
+        parse_words(&["--\u{1b}[2J", "1"]).unwrap_err(),
+        parse_words(&["\u{1b}[2J"]).unwrap_err(),
+        parse_words(&["--x\u{1b}[2J"]).unwrap_err(),
+        parse_words(&["--seed", "\u{1b}[2J"]).unwrap_err(),
+    ] {
+        assert!(
+            !issues.iter().any(|issue| issue.to_string().contains('\u{1b}')),
+            "{issues:?}"
+        );
+    }
+}
+
+#[test]
 fn hostile_input_ends_in_one_short_message() {
     let deep_json = format!("{}{}", "{\"a\":".repeat(100_000), "1");
     assert_eq!(

@@ -181,7 +181,7 @@ fn a_schedule_knows_its_own_settings_only() {
     }
     for (kind, kwargs) in [
         ("cosine", r#"{"num_cycles": "x"}"#),
-        ("cosine_with_restarts", r#"{"num_cycles": 1.5}"#),
+        ("inverse_sqrt", r#"{"timescale": 0}"#),
         ("polynomial", r#"{"lr_end": 1.0}"#),
     ] {
         refused(&line(kind, kwargs), "lr_scheduler_kwargs", "config.range");
@@ -192,6 +192,7 @@ fn a_schedule_knows_its_own_settings_only() {
         "config.range",
     );
     warned("--lr_scheduler_type constant --warmup_steps 10", "warmup_steps");
+    warned(&line("constant", r#"{"num_cycles": 1}"#), "lr_scheduler_kwargs");
     warned("--warmup_ratio 0.1 --warmup_steps 10", "warmup_ratio");
 }
 

@@ -33,9 +33,9 @@ impl EncodeConfig {
         let name = encode.output_file.to_ascii_lowercase();
         if !name.trim().is_empty() && !known.iter().any(|ending| name.ends_with(ending)) {
             let message = format!(
-                "expected a name that ends in {}, got {:?}",
+                "expected a name that ends in {}, got {}",
                 known.join(" or "),
-                encode.output_file
+                shown_text(&encode.output_file)
             );
             findings.error("config.invalid_value", "output_file", message);
         }

@@ -105,28 +105,31 @@ impl FinetuneConfig {
         };
         for (key, value) in &training.lr_scheduler_kwargs {
             if !known.contains(&key.as_str()) {
+                let key = super::unknown::short(key);
+                if matches!(
+                    kind,
+                    LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup
+                ) {
+                    let message = format!("`{kind}` has no settings, so `{key}` has no effect");
+                    findings.warning("config.no_effect", "lr_scheduler_kwargs", message);
+                    continue;
+                }
                 let accepted = if known.is_empty() {
                     "nothing".to_owned()
                 } else {
                     known.join(" and ")
                 };
-                let key = super::unknown::short(key);
                 let message = format!("`{kind}` knows {accepted}, got `{key}`");
                 findings.error("config.invalid_value", "lr_scheduler_kwargs", message);
                 continue;
             }
             let number = value.as_f64().unwrap_or(f64::NAN);
-            let whole = number.fract() == 0.0 && (1.0..=MAX_STEPS).contains(&number);
-            let (fits, accepted) = match (kind, key.as_str()) {
-                (LrSchedulerType::CosineWithRestarts, _) => (whole, "a whole number from 1"),
-                (LrSchedulerType::InverseSqrt, _) => {
-                    (whole || value.is_null(), "a whole number from 1, or null")
-                }
-                (_, "lr_end") => (
+            let (fits, accepted) = match key.as_str() {
+                "lr_end" => (
                     number >= 0.0 && number < training.learning_rate,
                     "a number from 0 and below learning_rate",
                 ),
-                _ => (number > 0.0 && number.is_finite(), "a number above 0"),
+                _ => (number > 0.0 && number <= MAX_STEPS, "a number above 0"),
             };
             let shown = shown(value);
             findings.range(

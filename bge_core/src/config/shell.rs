@@ -182,6 +182,8 @@ fn split_commands(text: &str) -> Result<Vec<Vec<String>>, &'static str> {
                 }
                 word = None;
                 redirected = true;
+                // `>&1` is one redirection, not the end of a command.
+                characters.next_if_eq(&'&');
             }
             '\n' | ';' | '|' | '&' => {
                 if let Some(begun) = word.take() {

@@ -62,13 +62,19 @@ pub(crate) fn message<A: Arguments>(name: &str, takes: impl Fn(&str) -> bool) ->
     }
 }
 
-/// A name cut to a length that fits into a message.
+/// A name cut to a length that fits into a message, without characters that move a terminal's cursor.
 pub(crate) fn short(name: &str) -> String {
-    if name.chars().count() <= MAX_NAME_BYTES {
-        return name.to_owned();
+    let visible = |character: char| {
+        if character.is_control() {
+            '\u{fffd}'
+        } else {
+            character
+        }
+    };
+    let mut short: String = name.chars().take(MAX_NAME_BYTES).map(visible).collect();
+    if name.chars().nth(MAX_NAME_BYTES).is_some() {
+        short.push('…');
     }
-    let mut short: String = name.chars().take(MAX_NAME_BYTES).collect();
-    short.push('…');
     short
 }
 

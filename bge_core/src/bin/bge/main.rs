@@ -1,1 +1,54 @@
-fn main() {}
+//! The `bge` command: validate, configure, fine-tune, encode, evaluate.
+
+mod command;
+mod config;
+mod encode;
+mod evaluate;
+mod finetune;
+mod progress;
+
+use std::io::Write;
+
+/// Training and encoding free and take large buffers all the time; this allocator keeps them at hand.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "\
+bge fine-tunes and serves BGE text-embedding models.
+
+usage: bge COMMAND [FLAGS]
+
+  validate FILE_OR_FOLDER...    check training data before it costs a run
+  config   schema|default|check|render
+                                show, check and rewrite settings
+  finetune MODULE               train an embedder; MODULE is encoder_only.base
+  encode                        texts to vectors
+  evaluate                      retrieval metrics on a BEIR folder, before and after
+
+`bge COMMAND --help` lists its flags. They bear FlagEmbedding's names; --config FILE reads them from TOML or JSON.
+";
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    std::process::ExitCode::from(run(&args) as u8)
+}
+
+fn run(args: &[String]) -> i32 {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let Some((command, rest)) = args.split_first() else {
+        let _ = err.write_all(USAGE.as_bytes());
+        return 2;
+    };
+    match command.as_str() {
+        "config" => config::run(rest, &mut out, &mut err),
+        "finetune" => command::finish(finetune::run(rest)),
+        "encode" => command::finish(encode::run(rest)),
+        "evaluate" => command::finish(evaluate::run(rest)),
+        "help" | "--help" | "-h" => command::print(USAGE),
+        "version" | "--version" | "-V" => command::print(concat!("bge ", env!("CARGO_PKG_VERSION"), "\n")),
+        other => {
+            let _ = writeln!(err, "error: there is no command {other:?}\n\n{USAGE}");
+            2
+        }
+    }
+}

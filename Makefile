@@ -1,0 +1,45 @@
+# Shortcuts; .ci/run is what decides. Each target is one or two plain commands that can be typed as well.
+.PHONY: help check fmt lint pure wasm hub doc test test-pure layers deny fixtures ci
+
+wasm32 := wasm32-unknown-unknown
+
+help: ## these lines
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+check: fmt lint ## what to run before a commit, in about a minute when warm
+
+fmt: ## rustfmt, in place
+	cargo fmt --all
+
+lint: ## clippy over everything
+	cargo clippy --workspace --all-targets -- -D warnings
+
+pure: ## clippy over the half without tensors: seconds
+	cargo clippy -p bge_core --no-default-features --all-targets -- -D warnings
+
+wasm: ## the same for the browser; needs `rustup target add wasm32-unknown-unknown`
+	CLIPPY_CONF_DIR=$(CURDIR)/clippy-wasm cargo clippy -p bge_core --no-default-features --lib --target $(wasm32) -- -D warnings
+
+hub: ## tests of fetching models, against a server on this machine
+	cargo test --workspace --features bge_tests/hub --test tests hub
+
+doc: ## API documentation, in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+test: ## every test
+	cargo test --workspace
+
+test-pure: ## unit tests of the half without tensors: seconds
+	cargo test -p bge_core --no-default-features --lib
+
+layers: ## the picture of the layers, file lengths, banned crates
+	cargo test -p bge_tests --no-default-features --test tests
+
+deny: ## licences and bans; needs `cargo install cargo-deny`
+	cargo deny check
+
+fixtures: ## compare the golden numbers with FlagEmbedding again; needs Python with FlagEmbedding
+	python3 tests/fixtures/parity/make_fixtures.py --check
+
+ci: ## all that lands or rejects a change
+	.ci/run

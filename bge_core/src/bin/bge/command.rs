@@ -1,0 +1,104 @@
+//! What the commands share: settings from flags and files, messages, exit codes.
+
+use std::io::Write;
+use std::path::Path;
+
+use bge_core::config::{Arguments, Loader, Module, config_error, flag_help, groups, split_config_flag, take_switch};
+use bge_core::{Error, ErrorKind, Issue, Severity, files};
+
+/// How a command failed.
+pub(crate) enum Failure {
+    /// Wrong usage or settings: exit code 2.
+    Usage(Vec<Issue>),
+    /// The work itself failed: exit code 1.
+    Work(Error),
+    /// Said already; only the exit code is left.
+    Code(i32),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Work(error)
+    }
+}
+
+/// The result of a command.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+/// Says what went wrong, and gives the exit code.
+pub(crate) fn finish(outcome: Outcome<()>) -> i32 {
+    let mut err = std::io::stderr().lock();
+    match outcome {
+        Ok(()) => 0,
+        Err(Failure::Code(code)) => code,
+        Err(Failure::Usage(issues)) => {
+            for issue in &issues {
+                let _ = writeln!(err, "{issue}");
+            }
+            2
+        }
+        Err(Failure::Work(error)) => {
+            let _ = writeln!(err, "error: {error}");
+            if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::UnknownFlag) { 2 } else { 1 }
+        }
+    }
+}
+
+/// Writes a result to standard output; a reader that went away is no failure.
+pub(crate) fn print(text: &str) -> i32 {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => 1,
+        _ => 0,
+    }
+}
+
+/// Writes a line to standard error.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Settings of a command with the switches that every command has.
+pub(crate) struct Settings<A> {
+    pub(crate) arguments: A,
+    pub(crate) json: bool,
+    pub(crate) warnings: Vec<Issue>,
+}
+
+/// Reads flags and `--config FILE`; prints help and ends where it is asked for.
+pub(crate) fn settings<A: Arguments + Default>(usage: &str, args: &[String], module: Module) -> Outcome<Settings<A>> {
+    let mut args = args.to_vec();
+    if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
+        let mut text = format!("{usage}\n  --config FILE\n          Settings from a TOML or JSON file; flags win over it.\n  --json\n          The result as one JSON object on standard output.\n");
+        for group in groups::<A>() {
+            if group != "m3" {
+                text.push_str(&format!("\n{group}:\n{}", flag_help::<A>(group)));
+            }
+        }
+        return Err(Failure::Code(print(&text)));
+    }
+    let json = take_switch(&mut args, "--json");
+    let (file, flags) = split_config_flag(&args).map_err(|issue| Failure::Usage(vec![issue]))?;
+    let mut loader = Loader::<A>::for_module(module);
+    if let Some(file) = file {
+        let text = files::read_text(Path::new(&file)).map_err(|error| {
+            Failure::Usage(vec![Issue::new("config.file", Severity::Error, error.to_string())])
+        })?;
+        loader = loader.file(&file, &text);
+    }
+    let parsed = loader.flags(&flags).finish().map_err(Failure::Usage)?;
+    Ok(Settings { arguments: parsed.arguments, json, warnings: parsed.warnings })
+}
+
+/// Settings that contradict each other, as a failure.
+pub(crate) fn refused(issues: Vec<Issue>) -> Failure {
+    if issues.is_empty() { Failure::Work(config_error(&issues)) } else { Failure::Usage(issues) }
+}
+
+/// Sets the threads of the CPU for the whole process.
+pub(crate) fn use_threads(threads: Option<usize>) -> Outcome<()> {
+    if let Some(threads) = threads {
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        built.map_err(|error| Error::new(ErrorKind::Internal, "cannot set the number of threads").with_source(error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `bge finetune MODULE`: trains an embedder.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bge_core::config::{FinetuneConfig, Module};
+use bge_core::train::{Stopper, Trainer};
+use bge_core::{Error, ErrorKind, Issue, Severity};
+use serde_json::json;
+
+use crate::command::{Failure, Outcome, print, refused, say, settings};
+use crate::progress::TrainProgress;
+
+const USAGE: &str = "usage: bge finetune encoder_only.base --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n";
+
+/// Runs the command.
+pub(crate) fn run(args: &[String]) -> Outcome<()> {
+    let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
+    let Some((module, rest)) = args.split_first() else {
+        return Err(usage(format!("name a module\n{USAGE}")));
+    };
+    let (module, rest) = if module == "--help" || module == "-h" {
+        (Module::EncoderOnlyBase, args)
+    } else {
+        let name = module.rsplit_once("embedder.").map_or(module.as_str(), |(_, name)| name);
+        let module: Module = name.parse().map_err(|_| {
+            usage(format!("{module:?} is not a module; this version trains encoder_only.base"))
+        })?;
+        (module.available().map_err(|error| usage(error.to_string()))?, rest)
+    };
+    let settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
+    for warning in &settings.warnings {
+        say(warning);
+    }
+    let config = settings.arguments.check_for(module).map_err(refused)?;
+    let mut trainer = Trainer::new(config)?;
+    trainer.stop_on(stopper()?);
+    let mut progress = TrainProgress::new();
+    let report = trainer.run(&mut [&mut progress])?;
+    if settings.json {
+        let result = json!({
+            "output_dir": report.folder,
+            "stopped": report.stopped,
+            "global_step": report.state.global_step,
+            "max_steps": report.state.max_steps,
+            "best_metric": report.state.best_metric,
+            "tokens_per_second": report.tokens_per_second,
+            "step_secs": report.step_secs,
+        });
+        print(&format!("{result}\n"));
+    }
+    if report.stopped {
+        say(format!(
+            "stopped after step {} of {}; go on with --resume_from_checkpoint {}",
+            report.state.global_step,
+            report.state.max_steps,
+            report.folder.display()
+        ));
+        return Err(Failure::Code(1));
+    }
+    say(format!("done: {} ({:.0} tokens/s)", report.folder.display(), report.tokens_per_second));
+    Ok(())
+}
+
+/// Listens to Ctrl-C and SIGTERM; the second Ctrl-C ends at once.
+fn stopper() -> Result<Stopper, Error> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let failed = |error| Error::new(ErrorKind::Internal, "cannot listen to signals").with_source(error);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag)).map_err(failed)?;
+        signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(failed)?;
+    }
+    Ok(Stopper::on(flag))
+}

@@ -1,0 +1,487 @@
+//! Evaluation data on disk: documents, queries and judgments in BEIR's layout or in FlagEmbedding's custom one.
+//!
+//! ```text
+//! corpus.jsonl       {"_id": "d1", "title": "optional", "text": "..."}
+//! queries.jsonl      {"_id": "q1", "text": "..."}
+//! qrels/test.tsv     query-id <tab> corpus-id <tab> score
+//! ```
+//!
+//! or `corpus.jsonl`, `test_queries.jsonl` and `test_qrels.jsonl` (`{"qid", "docid", "relevance"}`). Every file may
+//! be gzipped (`.gz`), every id may be called `_id` or `id`, and a document's text is its title, a space and its
+//! text, stripped, as in BEIR and MTEB.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::findings::{Findings, first_error, shorten};
+use super::lines::{find, for_each_line};
+use crate::error::{Error, ErrorKind, Result, bail};
+use crate::issue::{Issue, Severity};
+
+/// Documents, and the queries of one split with their judgments.
+///
+/// Only queries with at least one relevant document (score above 0) are kept: the others have no right answer, so
+/// no metric is defined for them. [`BeirFolder::issues`] says how many were left out.
+#[derive(Clone, Debug)]
+pub struct BeirFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// The split, `test` for example.
+    pub split: String,
+    /// Ids of the documents, in the order of the file.
+    pub document_ids: Vec<String>,
+    /// Title and text of each document, joined by a space and stripped.
+    pub document_texts: Vec<String>,
+    /// Ids of the judged queries, in the order of the file.
+    pub query_ids: Vec<String>,
+    /// Their texts.
+    pub query_texts: Vec<String>,
+    /// For each query, document id to score. Documents missing from the corpus stay in: they count as never found.
+    pub judgments: Vec<BTreeMap<String, f64>>,
+    /// Warnings, one for each kind of finding, with counts and examples.
+    pub issues: Vec<Issue>,
+}
+
+impl BeirFolder {
+    /// Reads the folder, or fails with the first error and the number of further ones.
+    pub fn open(path: impl AsRef<Path>, split: &str) -> Result<Self> {
+        let (folder, issues) = Self::check(path, split)?;
+        match folder {
+            Some(folder) => Ok(folder),
+            None => Err(first_error(&issues)),
+        }
+    }
+
+    /// Reads the folder and lists everything that is wrong with it, up to a hundred errors.
+    ///
+    /// The folder is `None` when there is an error among the findings. `Err` is for what makes reading impossible:
+    /// a missing file, a damaged archive, text that is not UTF-8.
+    pub fn check(path: impl AsRef<Path>, split: &str) -> Result<(Option<Self>, Vec<Issue>)> {
+        let path = path.as_ref();
+        let files = Files::locate(path, split)?;
+        let mut findings = Findings::default();
+        let documents = read_texts(&files.corpus, true, &mut findings)?;
+        let queries = read_texts(&files.queries, false, &mut findings)?;
+        let judged = read_judgments(&files.judgments, &mut findings)?;
+        let folder = join(path, split, &files, documents, queries, judged, &mut findings);
+        let issues = findings.finish();
+        let broken = issues.iter().any(|issue| issue.severity == Severity::Error);
+        Ok(match folder {
+            Some(mut folder) if !broken => {
+                folder.issues.clone_from(&issues);
+                (Some(folder), issues)
+            }
+            _ => (None, issues),
+        })
+    }
+
+    /// The judged score of a document for a query with these judgments; 0 where it was not judged.
+    pub(super) fn relevance(&self, judgments: &BTreeMap<String, f64>, document: u32) -> f64 {
+        let id = self.document_ids.get(document as usize);
+        id.and_then(|id| judgments.get(id)).copied().unwrap_or(0.0)
+    }
+
+    /// The index of each document id.
+    pub(super) fn document_places(&self) -> BTreeMap<&str, u32> {
+        self.document_ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| (id.as_str(), index as u32))
+            .collect()
+    }
+
+    /// The name of the folder, for titles.
+    pub fn name(&self) -> String {
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        path.file_name().map_or_else(
+            || self.path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+}
+
+/// The three files of a folder.
+struct Files {
+    corpus: PathBuf,
+    queries: PathBuf,
+    judgments: PathBuf,
+}
+
+impl Files {
+    fn locate(path: &Path, split: &str) -> Result<Self> {
+        if split.is_empty() || split.contains(['/', '\\']) || split == ".." {
+            bail!(
+                InvalidArgument,
+                "`{split}` is not the name of a split; `test` reads qrels/test.tsv"
+            );
+        }
+        if !path.is_dir() {
+            let message = if path.exists() {
+                "this is a file; evaluation data is a folder with corpus.jsonl, queries.jsonl and qrels/"
+            } else {
+                "there is no such folder"
+            };
+            return Err(Error::new(ErrorKind::NotFound, message).with_path(path));
+        }
+        let beir = find(path, &[format!("qrels/{split}.tsv")]);
+        let custom = find(path, &[format!("{split}_qrels.jsonl")]);
+        let (judgments, names) = match (beir, custom) {
+            (Some(file), _) => (
+                file,
+                ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")],
+            ),
+            (None, Some(file)) => (
+                file,
+                [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()],
+            ),
+            (None, None) => {
+                let splits = splits_of(path);
+                let hint = if splits.is_empty() {
+                    format!("judgments are expected in qrels/{split}.tsv or {split}_qrels.jsonl")
+                } else {
+                    format!("splits that are there: {}", splits.join(", "))
+                };
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("no judgments for the split `{split}`; {hint}"),
+                )
+                .with_path(path));
+            }
+        };
+        let missing = |names: &[String]| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no {} (or .gz) in the folder", names.join(" or ")),
+            )
+            .with_path(path)
+        };
+        let corpus = ["corpus.jsonl".to_owned()];
+        Ok(Self {
+            corpus: find(path, &corpus).ok_or_else(|| missing(&corpus))?,
+            queries: find(path, &names).ok_or_else(|| missing(&names))?,
+            judgments,
+        })
+    }
+}
+
+/// The splits a folder has judgments for.
+fn splits_of(path: &Path) -> Vec<String> {
+    let names = |folder: PathBuf| -> Vec<String> {
+        std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    let cut = |name: &str, end: &str| name.trim_end_matches(".gz").strip_suffix(end).map(str::to_owned);
+    let mut splits: BTreeSet<String> = names(path.join("qrels"))
+        .iter()
+        .filter_map(|n| cut(n, ".tsv"))
+        .collect();
+    splits.extend(
+        names(path.to_path_buf())
+            .iter()
+            .filter_map(|n| cut(n, "_qrels.jsonl")),
+    );
+    splits.into_iter().collect()
+}
+
+/// Ids and texts of a corpus or queries file, in order, with the line of each.
+#[derive(Default)]
+struct Texts {
+    ids: Vec<String>,
+    contents: Vec<String>,
+    index: BTreeMap<String, (usize, u64)>,
+}
+
+fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<Texts> {
+    let mut texts = Texts::default();
+    for_each_line(file, |line, text| {
+        match parse_text(text, with_title) {
+            Err(message) => findings.error("evaluation.line", file, line, message),
+            Ok((id, text)) => match texts.index.entry(id.clone()) {
+                Entry::Occupied(entry) => {
+                    let (index, first) = *entry.get();
+                    if texts.contents.get(index) == Some(&text) {
+                        findings.warn(
+                            "evaluation.repeated_id",
+                            "lines repeat an earlier one",
+                            file,
+                            line,
+                            &id,
+                        );
+                    } else {
+                        let message = format!(
+                            "the id `{}` already names another text on line {first}; ids must be unique",
+                            shorten(&id, 60)
+                        );
+                        findings.error("evaluation.duplicate_id", file, line, message);
+                    }
+                }
+                Entry::Vacant(entry) => {
+                    if text.is_empty() {
+                        findings.warn("evaluation.empty_text", "texts are empty", file, line, &id);
+                    }
+                    entry.insert((texts.ids.len(), line));
+                    texts.ids.push(id);
+                    texts.contents.push(text);
+                }
+            },
+        }
+        Ok(())
+    })?;
+    if texts.ids.is_empty() {
+        let what = if with_title { "documents" } else { "queries" };
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            format!("the file has no {what}"),
+        );
+    }
+    Ok(texts)
+}
+
+fn parse_object(line: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err("each line must be a JSON object".to_owned()),
+        Err(error) => Err(format!("not valid JSON at column {}", error.column())),
+    }
+}
+
+/// An id under one of several names: text, or a whole number written out.
+fn take_id(object: &Map<String, Value>, names: &[&str]) -> Result<String, String> {
+    let found = names
+        .iter()
+        .find_map(|name| object.get(*name).map(|value| (name, value)));
+    match found {
+        None => Err(format!("`{}` is missing", names.join("` or `"))),
+        Some((_, Value::String(id))) if !id.is_empty() => Ok(id.clone()),
+        Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
+        Some((name, _)) => Err(format!("`{name}` must be text that is not empty")),
+    }
+}
+
+fn parse_text(line: &str, with_title: bool) -> Result<(String, String), String> {
+    let object = parse_object(line)?;
+    let id = take_id(&object, &["_id", "id"])?;
+    let Some(Value::String(text)) = object.get("text") else {
+        return Err("`text` is missing or not text".to_owned());
+    };
+    if !with_title {
+        return Ok((id, text.clone()));
+    }
+    let joined = match object.get("title") {
+        None | Some(Value::Null) => text.trim().to_owned(),
+        Some(Value::String(title)) => format!("{title} {text}").trim().to_owned(),
+        Some(_) => return Err("`title` must be text".to_owned()),
+    };
+    Ok((id, joined))
+}
+
+/// One judgment and the line it came from.
+struct Judgment {
+    score: f64,
+    line: u64,
+}
+
+type Judgments = BTreeMap<String, BTreeMap<String, Judgment>>;
+
+fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
+    let unpacked = if has_extension(file, "gz") {
+        Path::new(file.file_stem().unwrap_or_default())
+    } else {
+        file
+    };
+    let json = has_extension(unpacked, "jsonl");
+    let mut judgments = Judgments::new();
+    let mut first = true;
+    for_each_line(file, |line, text| {
+        let header = std::mem::take(&mut first);
+        let parsed = if json {
+            parse_json_judgment(text)
+        } else {
+            match parse_tsv_judgment(text) {
+                Err(_) if header && looks_like_header(text) => return Ok(()),
+                parsed => parsed,
+            }
+        };
+        match parsed {
+            Err(message) => findings.error("evaluation.judgment", file, line, message),
+            Ok((query, document, score)) => match judgments.entry(query).or_default().entry(document) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Judgment { score, line });
+                }
+                Entry::Occupied(entry) if entry.get().score == score => {
+                    let id = entry.key().clone();
+                    findings.warn(
+                        "evaluation.repeated_judgment",
+                        "judgments repeat an earlier one",
+                        file,
+                        line,
+                        &id,
+                    );
+                }
+                Entry::Occupied(entry) => {
+                    let message = format!(
+                        "the same query and document were judged {} on line {} and {score} here; keep one",
+                        entry.get().score,
+                        entry.get().line
+                    );
+                    findings.error("evaluation.contradicting_judgment", file, line, message);
+                }
+            },
+        }
+        Ok(())
+    })?;
+    if judgments.is_empty() {
+        findings.error(
+            "evaluation.empty_file",
+            file,
+            0,
+            "the file has no judgments".to_owned(),
+        );
+    }
+    Ok(judgments)
+}
+
+fn has_extension(file: &Path, wanted: &str) -> bool {
+    file.extension().is_some_and(|extension| extension == wanted)
+}
+
+/// A header names its columns: its last one is a word.
+fn looks_like_header(line: &str) -> bool {
+    line.split(['\t', ' '])
+        .next_back()
+        .is_some_and(|last| last.trim().starts_with(|c: char| c.is_alphabetic()))
+}
+
+/// `query document score`, or TREC's `query iteration document score`.
+fn parse_tsv_judgment(line: &str) -> Result<(String, String, f64), String> {
+    let columns: Vec<&str> = if line.contains('\t') {
+        line.split('\t').map(str::trim).collect()
+    } else {
+        line.split_whitespace().collect()
+    };
+    let (query, document, score) = match columns.as_slice() {
+        [query, document, score] | [query, _, document, score] => (*query, *document, *score),
+        other => {
+            return Err(format!(
+                "{} columns instead of three: query-id, corpus-id and score with tabs between",
+                other.len()
+            ));
+        }
+    };
+    if query.is_empty() || document.is_empty() {
+        return Err("an id is empty".to_owned());
+    }
+    match score.parse::<f64>() {
+        Ok(score) if score.is_finite() => Ok((query.to_owned(), document.to_owned(), score)),
+        _ => Err(format!("the score `{}` is not a number", shorten(score, 40))),
+    }
+}
+
+fn parse_json_judgment(line: &str) -> Result<(String, String, f64), String> {
+    let object = parse_object(line)?;
+    let query = take_id(&object, &["qid", "query-id", "query_id"])?;
+    let document = take_id(&object, &["docid", "corpus-id", "corpus_id", "doc_id"])?;
+    let score = object.get("relevance").or_else(|| object.get("score"));
+    match score.and_then(Value::as_f64) {
+        Some(score) if score.is_finite() => Ok((query, document, score)),
+        _ => Err("`relevance` must be a number".to_owned()),
+    }
+}
+
+/// Keeps the judged queries that have a right answer and reports what does not fit together.
+fn join(
+    path: &Path,
+    split: &str,
+    files: &Files,
+    documents: Texts,
+    queries: Texts,
+    mut judged: Judgments,
+    findings: &mut Findings,
+) -> Option<BeirFolder> {
+    let file = &files.judgments;
+    for (query, judgments) in &judged {
+        if !queries.index.contains_key(query) {
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
+            findings.warn(
+                "evaluation.unknown_query",
+                "judged queries have no text and are left out",
+                file,
+                line,
+                query,
+            );
+            continue;
+        }
+        for (document, judgment) in judgments {
+            if judgment.score > 0.0 && !documents.index.contains_key(document) {
+                findings.warn(
+                    "evaluation.unknown_document",
+                    "relevant documents are not in the corpus and can never be found",
+                    file,
+                    judgment.line,
+                    document,
+                );
+            }
+        }
+        if judgments.values().all(|judgment| judgment.score <= 0.0) {
+            let line = judgments
+                .values()
+                .map(|judgment| judgment.line)
+                .min()
+                .unwrap_or(0);
+            findings.warn(
+                "evaluation.no_positive",
+                "queries have no relevant document (score above 0) and are left out",
+                file,
+                line,
+                query,
+            );
+        }
+    }
+    let mut folder = BeirFolder {
+        path: path.to_path_buf(),
+        split: split.to_owned(),
+        document_ids: documents.ids,
+        document_texts: documents.contents,
+        query_ids: Vec::new(),
+        query_texts: Vec::new(),
+        judgments: Vec::new(),
+        issues: Vec::new(),
+    };
+    for (id, text) in queries.ids.into_iter().zip(queries.contents) {
+        let Some(judgments) = judged.remove(&id) else {
+            continue;
+        };
+        if judgments.values().any(|judgment| judgment.score > 0.0) {
+            folder.query_ids.push(id);
+            folder.query_texts.push(text);
+            folder.judgments.push(
+                judgments
+                    .into_iter()
+                    .map(|(document, judgment)| (document, judgment.score))
+                    .collect(),
+            );
+        }
+    }
+    if folder.query_ids.is_empty() {
+        let message = format!(
+            "no query of the split `{split}` has both a text and a relevant document; check that ids agree with {}",
+            files.queries.file_name().unwrap_or_default().to_string_lossy()
+        );
+        findings.error("evaluation.nothing_to_evaluate", file, 0, message);
+        return None;
+    }
+    Some(folder)
+}

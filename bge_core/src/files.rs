@@ -1,0 +1,179 @@
+//! Files that are written whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Reads a text file; the error says what is wrong with it.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = read_bytes(path)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let message = format!(
+            "byte {} is not UTF-8; save the file as UTF-8",
+            error.utf8_error().valid_up_to()
+        );
+        Error::new(ErrorKind::InvalidData, message).with_path(path)
+    })
+}
+
+/// Reads a file; a folder in its place is named as such.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        return Err(Error::new(ErrorKind::InvalidData, "this is a folder, not a file").with_path(path));
+    }
+    fs::read(path).map_err(|error| Error::io(path, "read this file", error))
+}
+
+/// Writes a file beside its place, makes sure that it is on disk, and moves it there.
+pub fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let result = (|| {
+        let mut file = BufWriter::new(File::create(&beside)?);
+        write(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    result.map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        Error::io(path, "write this file", error)
+    })
+}
+
+/// A folder under construction: it gets its name only when it is complete, and vanishes otherwise.
+#[derive(Debug)]
+pub struct NewFolder {
+    beside: PathBuf,
+    place: PathBuf,
+    done: bool,
+}
+
+impl NewFolder {
+    /// Starts a folder that will be `place`.
+    pub fn start(place: &Path) -> Result<Self> {
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        let beside = place.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let parent = place.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
+        if beside.exists() {
+            fs::remove_dir_all(&beside).map_err(|error| Error::io(&beside, "remove this folder", error))?;
+        }
+        fs::create_dir(&beside).map_err(|error| Error::io(&beside, "create this folder", error))?;
+        Ok(Self {
+            beside,
+            place: place.to_path_buf(),
+            done: false,
+        })
+    }
+
+    /// Where to write its files meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.beside
+    }
+
+    /// Makes sure that all files are on disk and gives the folder its name; an older folder there is replaced.
+    pub fn finish(mut self) -> Result<()> {
+        sync_tree(&self.beside)?;
+        let failed = |error| Error::io(&self.place, "move the finished folder here", error);
+        if self.place.exists() {
+            let old = self.beside.with_extension("old");
+            fs::rename(&self.place, &old).map_err(failed)?;
+            fs::rename(&self.beside, &self.place).map_err(failed)?;
+            fs::remove_dir_all(&old).map_err(|error| Error::io(&old, "remove the replaced folder", error))?;
+        } else {
+            fs::rename(&self.beside, &self.place).map_err(failed)?;
+        }
+        self.done = true;
+        let parent = self
+            .place
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        sync(parent.unwrap_or(Path::new(".")))
+    }
+}
+
+impl NewFolder {
+    /// Moves everything in the folder into an existing one, over files of the same name there.
+    pub fn merge_into(self, place: &Path) -> Result<()> {
+        sync_tree(&self.beside)?;
+        let failed = |error| Error::io(place, "move the finished files here", error);
+        for entry in fs::read_dir(&self.beside).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let target = place.join(entry.file_name());
+            if target.is_dir() {
+                fs::remove_dir_all(&target).map_err(failed)?;
+            }
+            fs::rename(entry.path(), target).map_err(failed)?;
+        }
+        sync(place)
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_dir_all(&self.beside);
+        }
+    }
+}
+
+/// Makes sure that a file or a folder's list of names is on disk.
+pub(crate) fn sync(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|error| Error::io(path, "write this to disk", error))
+}
+
+fn sync_tree(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|error| Error::io(folder, "list this folder", error))?;
+    for entry in entries {
+        let path = entry
+            .map_err(|error| Error::io(folder, "list this folder", error))?
+            .path();
+        if path.is_dir() {
+            sync_tree(&path)?
+        } else {
+            sync(&path)?
+        }
+    }
+    sync(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let root = std::env::temp_dir().join(format!("bge-files-{}", std::process::id()));
+        let place = root.join("checkpoint-1");
+        let folder = NewFolder::start(&place).unwrap();
+        fs::write(folder.path().join("a"), "1").unwrap();
+        drop(folder);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        for content in ["1", "2"] {
+            let folder = NewFolder::start(&place).unwrap();
+            write_whole(&folder.path().join("a"), |file| {
+                file.write_all(content.as_bytes())
+            })
+            .unwrap();
+            folder.finish().unwrap();
+            assert_eq!(read_text(&place.join("a")).unwrap(), content);
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+        }
+        assert_eq!(
+            read_text(&place).unwrap_err().message(),
+            "this is a folder, not a file"
+        );
+        let failing = write_whole(&place.join("a"), |_| Err(std::io::Error::other("full")));
+        assert!(failing.is_err());
+        assert_eq!(read_text(&place.join("a")).unwrap(), "2");
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+        fs::remove_dir_all(root).unwrap();
+    }
+}

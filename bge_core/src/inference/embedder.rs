@@ -1,0 +1,189 @@
+//! A finished embedder: `from_finetuned`, `encode_queries`, `encode_corpus`.
+
+use std::path::Path;
+
+use super::schedule::{BatchLimits, VectorShape, encode_tokens};
+use super::vectors::Vectors;
+use crate::config::{EmbedArguments, PoolingMethod, TextRole};
+use crate::data::template::Template;
+use crate::error::{Error, ErrorKind, Result, bail};
+use crate::issue::{Issue, Severity};
+use crate::models::{Bert, ModelFolder, read_weights};
+use crate::tokenize::{TokenBatch, Tokenizer};
+
+/// A loaded model with its tokenizer and its way from texts to vectors. Safe to share between threads.
+#[derive(Clone, Debug)]
+pub struct Embedder {
+    model: Bert,
+    tokenizer: Tokenizer,
+    shape: VectorShape,
+    limits: BatchLimits,
+    query: Side,
+    passage: Side,
+    notes: Vec<Issue>,
+}
+
+/// What is done to a text before it is encoded.
+#[derive(Clone, Debug)]
+struct Side {
+    prefix: Option<(Template, String)>,
+    max_length: usize,
+}
+
+impl Side {
+    fn text<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+        match &self.prefix {
+            Some((template, instruction)) => template.fill(instruction, text).into(),
+            None => text.into(),
+        }
+    }
+}
+
+impl Embedder {
+    /// Opens a model folder: a fine-tuned one, a checkpoint, or any BERT or XLM-RoBERTa embedder in Hugging Face's layout.
+    ///
+    /// Pooling, instructions and lengths are those of `arguments`, and where these say nothing, those of the folder;
+    /// without any word on pooling it is `cls`, BGE's. See [`Embedder::notes`] for what was assumed.
+    pub fn from_finetuned(folder: impl AsRef<Path>, arguments: &EmbedArguments) -> Result<Self> {
+        let folder = ModelFolder::open(folder.as_ref())?;
+        let tokenizer = Tokenizer::open(&folder.path)?;
+        let weights = read_weights(&folder.path)?;
+        let model = Bert::new(folder.config.clone(), weights).map_err(|error| error.with_path(&folder.path))?;
+        Self::assemble(&folder, model, tokenizer, arguments)
+    }
+
+    fn assemble(
+        folder: &ModelFolder,
+        model: Bert,
+        tokenizer: Tokenizer,
+        arguments: &EmbedArguments,
+    ) -> Result<Self> {
+        let mut notes = Vec::new();
+        let mut note = |message: String| notes.push(Issue::new("model.assumed", Severity::Info, message));
+        check_vocabulary(&tokenizer, &model, &folder.path)?;
+        let pooling = arguments.pooling_method.or(folder.pooling).unwrap_or_else(|| {
+            note("the folder does not say how to pool; using cls (set pooling_method)".to_owned());
+            PoolingMethod::Cls
+        });
+        if let Some(own) = folder.pooling.filter(|own| *own != pooling) {
+            note(format!("pooling by {pooling} as asked, although the folder says {own}"));
+        }
+        let limit = folder.max_tokens();
+        let mut side = |name: &str, instruction: Option<&String>, format: Option<&String>, prompt: Option<&String>, max: usize| -> Result<Side> {
+            let prefix = match (instruction, prompt) {
+                (Some(instruction), _) => {
+                    Some((Template::parse(format.map_or("{}{}", String::as_str))?, instruction.clone()))
+                }
+                (None, Some(prompt)) => {
+                    note(format!("{name} texts get the folder's own prompt {prompt:?}"));
+                    Some((Template::parse("{}{}")?, prompt.clone()))
+                }
+                (None, None) => None,
+            };
+            Ok(Side { prefix, max_length: max.min(limit) })
+        };
+        let query = side(
+            "query",
+            arguments.query_instruction_for_retrieval.as_ref(),
+            arguments.query_instruction_format_for_retrieval.as_ref(),
+            folder.query_prompt.as_ref(),
+            arguments.embedder_query_max_length,
+        )?;
+        let passage = side(
+            "passage",
+            arguments.passage_instruction_for_retrieval.as_ref(),
+            arguments.passage_instruction_format.as_ref(),
+            folder.passage_prompt.as_ref(),
+            arguments.embedder_passage_max_length,
+        )?;
+        if let Some(dim) = arguments.truncate_dim
+            && (dim == 0 || dim > model.config().hidden_size)
+        {
+            let message = format!("{dim} is not between 1 and the width {}", model.config().hidden_size);
+            return Err(Error::new(ErrorKind::InvalidArgument, message).with_field("truncate_dim"));
+        }
+        let shape = VectorShape {
+            pooling,
+            truncate_dim: arguments.truncate_dim,
+            normalize: arguments.normalize_embeddings,
+        };
+        let limits = BatchLimits { texts: arguments.batch_size, ..BatchLimits::default() };
+        Ok(Self { model, tokenizer, shape, limits, query, passage, notes })
+    }
+
+    /// What was assumed where neither the settings nor the folder said it.
+    pub fn notes(&self) -> &[Issue] {
+        &self.notes
+    }
+
+    /// Numbers in a vector.
+    pub fn dim(&self) -> usize {
+        let width = self.model.config().hidden_size;
+        self.shape.truncate_dim.map_or(width, |dim| dim.min(width))
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Bert {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Vectors of queries: with the query instruction, cut to the query length.
+    pub fn encode_queries<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vectors> {
+        self.encode_role(TextRole::Query, texts)
+    }
+
+    /// Vectors of passages: with the passage instruction, cut to the passage length.
+    pub fn encode_corpus<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vectors> {
+        self.encode_role(TextRole::Passage, texts)
+    }
+
+    /// Vectors of plain texts: without instruction, cut to the passage length.
+    pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vectors> {
+        self.encode_role(TextRole::None, texts)
+    }
+
+    /// Vectors of texts in a role.
+    pub fn encode_role<S: AsRef<str> + Sync>(&self, role: TextRole, texts: &[S]) -> Result<Vectors> {
+        self.encode_tokens(&self.tokenize(role, texts)?, |_| {})
+    }
+
+    /// The tokens of texts in a role, as they will be encoded.
+    pub fn tokenize<S: AsRef<str> + Sync>(&self, role: TextRole, texts: &[S]) -> Result<TokenBatch> {
+        let side = match role {
+            TextRole::Query => &self.query,
+            TextRole::Passage => &self.passage,
+            TextRole::None => return self.tokenizer.encode_batch(texts, self.passage.max_length),
+        };
+        if side.prefix.is_none() {
+            return self.tokenizer.encode_batch(texts, side.max_length);
+        }
+        let texts: Vec<_> = texts.iter().map(|text| side.text(text.as_ref())).collect();
+        self.tokenizer.encode_batch(&texts, side.max_length)
+    }
+
+    /// Vectors of tokenized texts; `progress` hears how many are done.
+    pub fn encode_tokens(&self, tokens: &TokenBatch, progress: impl FnMut(usize)) -> Result<Vectors> {
+        encode_tokens(&self.model, tokens, self.shape, self.limits, progress)
+    }
+}
+
+/// Refuses a tokenizer whose ids the model has no embeddings for.
+pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, model: &Bert, folder: &Path) -> Result<()> {
+    let (has, rows) = (tokenizer.vocab_size(), model.config().vocab_size);
+    if has > rows {
+        let error = Error::new(
+            ErrorKind::ModelFormat,
+            format!("the tokenizer has {has} tokens, but the model only {rows}; they do not belong together"),
+        );
+        return Err(error.with_path(folder));
+    }
+    if has == 0 {
+        bail!(Tokenizer, "the tokenizer has no tokens");
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Running a finished model: from texts to vectors.
+
+mod embedder;
+mod schedule;
+mod vectors;
+
+pub use embedder::Embedder;
+pub(crate) use embedder::check_vocabulary;
+pub use schedule::{BatchLimits, VectorShape, encode_tokens};
+pub use vectors::Vectors;

@@ -1,0 +1,86 @@
+//! Encoding many texts: longest first, in batches of bounded tokens, results in the order of the input.
+
+use super::vectors::Vectors;
+use crate::config::PoolingMethod;
+use crate::error::Result;
+use crate::models::{Batch, Bert, Keep, pool};
+use crate::nn::read;
+use crate::tokenize::TokenBatch;
+
+/// How hidden states become the vector of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VectorShape {
+    /// Which hidden states.
+    pub pooling: PoolingMethod,
+    /// Keep only the first components, cut before scaling.
+    pub truncate_dim: Option<usize>,
+    /// Scale to length 1.
+    pub normalize: bool,
+}
+
+/// Bounds of one forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Texts at most.
+    pub texts: usize,
+    /// Tokens at most, except for a single longer text.
+    pub tokens: usize,
+}
+
+impl Default for BatchLimits {
+    /// Upstream's 256 texts; 8,192 tokens keep activations near the caches.
+    fn default() -> Self {
+        Self { texts: 256, tokens: 8192 }
+    }
+}
+
+/// The vectors of tokenized texts; a text's vector does not depend on the texts around it.
+///
+/// `progress` hears how many texts are done.
+pub fn encode_tokens(
+    model: &Bert,
+    tokens: &TokenBatch,
+    shape: VectorShape,
+    limits: BatchLimits,
+    mut progress: impl FnMut(usize),
+) -> Result<Vectors> {
+    let width = model.config().hidden_size;
+    let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
+    let lengths: Vec<usize> = tokens.lengths().collect();
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
+    let mut data = vec![0.0_f32; lengths.len() * dim];
+    let mut done = 0;
+    while done < order.len() {
+        let mut sum = 0;
+        let fits = order[done..].iter().take(limits.texts.max(1)).take_while(|&&text| {
+            sum += lengths[text];
+            sum <= limits.tokens
+        });
+        let count = fits.count().max(1);
+        let picked = &order[done..done + count];
+        let part = tokens.select(picked);
+        let types = part.type_ids.as_deref().unwrap_or_default();
+        let batch =
+            Batch::new(model.config(), &part.ids, types, &part.offsets, picked.iter().map(|&i| i as u64))?;
+        let (hidden, _) = model.forward(&batch, Keep::Nothing, None)?;
+        let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
+        let pooled = read(&pooled)?;
+        for (row, &text) in pooled.chunks_exact(width).zip(picked) {
+            let target = &mut data[text * dim..(text + 1) * dim];
+            target.copy_from_slice(&row[..dim]);
+            if shape.normalize {
+                scale_to_one(target);
+            }
+        }
+        done += count;
+        progress(done);
+    }
+    Ok(Vectors { data, dim })
+}
+
+/// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.
+fn scale_to_one(vector: &mut [f32]) {
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+    vector.iter_mut().for_each(|x| *x /= norm);
+}

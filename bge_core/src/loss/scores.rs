@@ -1,0 +1,67 @@
+//! Scores of queries against passages, reduced to what the losses need.
+
+use candle_core::{Result, Tensor};
+
+use super::others::OthersLogSumExp;
+
+/// What the losses know of `n` queries: the scores of their own groups, and all other passages in one number.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// `[n, G]`: own group, the positive first.
+    pub own: Tensor,
+    /// `[n, 1]`: log-sum-exp of the scores of all other queries' passages; none where there are no others.
+    pub others: Option<Tensor>,
+    /// `[n, 1]`: the highest of those scores, without a graph.
+    pub best_other: Option<Tensor>,
+}
+
+impl Scores {
+    /// Scores `queries` `[n, D]`, already divided by the temperature, against `passages` `[m * G, D]`.
+    ///
+    /// Query `i` owns the passages `(first_query + i) * G ..` of the list, so `m` may be more than `n`: the queries may be one
+    /// device's share of a larger batch. `in_batch` says whether the other groups count as negatives.
+    pub fn new(
+        queries: &Tensor,
+        passages: &Tensor,
+        group_size: usize,
+        first_query: usize,
+        in_batch: bool,
+    ) -> Result<Self> {
+        let (n, width) = queries.dims2()?;
+        let groups = passages.dim(0)? / group_size;
+        let own = passages
+            .narrow(0, first_query * group_size, n * group_size)?
+            .reshape((n, group_size, width))?;
+        let own = queries.unsqueeze(1)?.matmul(&own.transpose(1, 2)?)?.squeeze(1)?;
+        if !in_batch || groups < 2 {
+            return Ok(Self {
+                own,
+                others: None,
+                best_other: None,
+            });
+        }
+        let (others, best) = OthersLogSumExp::apply(queries, passages, group_size, first_query)?;
+        Ok(Self {
+            own,
+            others: Some(others),
+            best_other: Some(best),
+        })
+    }
+
+    /// Share of queries whose positive scores above every other passage; a tie is a miss.
+    pub(super) fn accuracy(&self) -> Result<Tensor> {
+        let own = self.own.detach();
+        let group = own.dim(1)?;
+        let mut rivals = Vec::new();
+        if group > 1 {
+            rivals.push(own.narrow(1, 1, group - 1)?);
+        }
+        rivals.extend(self.best_other.clone());
+        let positive = own.narrow(1, 0, 1)?;
+        if rivals.is_empty() {
+            return positive.ones_like()?.mean_all();
+        }
+        let rival = Tensor::cat(&rivals, 1)?.max_keepdim(1)?;
+        positive.gt(&rival)?.to_dtype(own.dtype())?.mean_all()
+    }
+}

@@ -1,0 +1,294 @@
+//! BERT and XLM-RoBERTa encoders (Devlin et al. 2019, Conneau et al. 2020), post-norm, with explicit backward.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use super::batch::Batch;
+use super::config::EncoderConfig;
+use crate::error::{Result, bail};
+use crate::nn::{
+    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
+    ParamStore, ResidualNorm, ResidualNormRecord, TableSizes,
+};
+
+/// What a forward pass keeps for the backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: inference, and the first pass of GradCache.
+    Nothing,
+    /// Each layer's input; the rest is computed again in the backward (`gradient_checkpointing`).
+    Inputs,
+    /// Everything.
+    All,
+}
+
+/// A BERT or XLM-RoBERTa encoder over flat batches.
+#[derive(Clone, Debug)]
+pub struct Bert {
+    config: EncoderConfig,
+    params: ParamStore,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    attention: Attention,
+    attention_output: ResidualNorm,
+    intermediate: Intermediate,
+    output: ResidualNorm,
+    /// First of the three dropout sites of this layer.
+    site: u64,
+}
+
+/// What [`Bert::backward`] needs.
+#[derive(Debug)]
+pub struct BertRecord {
+    embeddings: EmbeddingsRecord,
+    layers: Vec<LayerRecord>,
+}
+
+#[derive(Debug)]
+enum LayerRecord {
+    Input(Tensor),
+    Full(Box<FullRecord>),
+}
+
+#[derive(Debug)]
+struct FullRecord {
+    x: Tensor,
+    attention: AttentionRecord,
+    context: Tensor,
+    attention_output: ResidualNormRecord,
+    middle: Tensor,
+    before_activation: Tensor,
+    output: ResidualNormRecord,
+}
+
+/// Weights that transformers keeps in the file and an embedder never uses: saved as they were read.
+fn unused(name: &str) -> bool {
+    name.starts_with("pooler.")
+}
+
+impl Bert {
+    /// Builds the encoder over weights named as in Hugging Face's `BertModel` and `XLMRobertaModel`.
+    ///
+    /// Names that the encoder does not use are kept only for the pooler; others must be gone already.
+    pub fn new(config: EncoderConfig, weights: BTreeMap<String, Tensor>) -> Result<Self> {
+        let mut params = ParamStore::new(weights);
+        params.freeze(unused);
+        let (width, hidden) = (config.hidden_size, config.intermediate_size);
+        let (eps, dropout) = (config.layer_norm_eps, config.hidden_dropout_prob);
+        let sizes = TableSizes {
+            words: config.vocab_size,
+            positions: config.max_position_embeddings,
+            types: config.type_vocab_size,
+        };
+        let embeddings = Embeddings::load(&params, sizes, width, eps, dropout)?;
+        let layers = (0..config.num_hidden_layers).map(|index| {
+            let name = format!("encoder.layer.{index}");
+            let attention_dropout = config.attention_probs_dropout_prob;
+            let heads = config.num_attention_heads;
+            Ok(Layer {
+                attention: Attention::load(
+                    &params,
+                    &format!("{name}.attention.self"),
+                    width,
+                    heads,
+                    attention_dropout,
+                )?,
+                attention_output: ResidualNorm::load(
+                    &params,
+                    &format!("{name}.attention.output"),
+                    width,
+                    width,
+                    eps,
+                    dropout,
+                )?,
+                intermediate: Intermediate::load(
+                    &params,
+                    &format!("{name}.intermediate"),
+                    width,
+                    hidden,
+                    config.hidden_act,
+                )?,
+                output: ResidualNorm::load(&params, &format!("{name}.output"), hidden, width, eps, dropout)?,
+                site: 1 + 3 * index as u64,
+            })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        let known = |name: &str| {
+            unused(name)
+                || name.starts_with("embeddings.")
+                || name
+                    .strip_prefix("encoder.layer.")
+                    .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok())
+                    .is_some_and(|layer| layer < config.num_hidden_layers)
+        };
+        if let Some((name, ..)) = params.iter().find(|(name, ..)| !known(name)) {
+            bail!(
+                ModelFormat,
+                "the weights hold `{name}`, which config.json has no place for"
+            );
+        }
+        Ok(Self {
+            config,
+            params,
+            embeddings,
+            layers,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// All weights.
+    pub fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    /// Keeps the weights whose name matches as they are (`fix_position_embedding`).
+    pub fn freeze(&mut self, matches: impl Fn(&str) -> bool) {
+        self.params.freeze(matches);
+    }
+
+    /// Hidden states `[T, D]` of the last layer, and the record for the backward unless `keep` is nothing.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        keep: Keep,
+        dropout: Option<u64>,
+    ) -> Result<(Tensor, Option<BertRecord>)> {
+        let plan = dropout.map(|key| DropoutPlan {
+            key,
+            tokens: batch.identities(),
+        });
+        let (mut x, embeddings) = self.embeddings.forward(batch.rows(), plan, 0)?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            match keep {
+                Keep::Nothing => x = layer.forward(&x, batch.offsets(), plan)?,
+                Keep::Inputs => {
+                    let y = layer.forward(&x, batch.offsets(), plan)?;
+                    layers.push(LayerRecord::Input(std::mem::replace(&mut x, y)));
+                }
+                Keep::All => {
+                    let (y, record) = layer.forward_keeping(&x, batch.offsets(), plan)?;
+                    layers.push(LayerRecord::Full(Box::new(record)));
+                    x = y;
+                }
+            }
+        }
+        let record = (keep != Keep::Nothing).then_some(BertRecord { embeddings, layers });
+        Ok((x, record))
+    }
+
+    /// Adds the gradient of every trainable weight, from the gradient of the hidden states `[T, D]`.
+    ///
+    /// `batch` and `dropout` are those of the forward that made `record`; the record is freed layer by layer.
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        record: BertRecord,
+        d_hidden: Tensor,
+        dropout: Option<u64>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let plan = dropout.map(|key| DropoutPlan {
+            key,
+            tokens: batch.identities(),
+        });
+        let BertRecord {
+            embeddings,
+            mut layers,
+        } = record;
+        let mut gradient = d_hidden;
+        for layer in self.layers.iter().rev() {
+            let record = match layers.pop() {
+                Some(LayerRecord::Full(record)) => *record,
+                Some(LayerRecord::Input(x)) => layer.forward_keeping(&x, batch.offsets(), plan)?.1,
+                None => bail!(Internal, "a layer kept no record"),
+            };
+            gradient = layer.backward(record, &gradient, batch.offsets(), plan, grads)?;
+        }
+        self.embeddings
+            .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, offsets: &[u32], plan: Option<DropoutPlan>) -> Result<Tensor> {
+        let (context, _) = self.attention.forward(x, offsets, plan, self.site)?;
+        let (middle, _) = self.attention_output.forward(&context, x, plan, self.site + 1)?;
+        drop(context);
+        let inner = self.intermediate.forward(&middle)?;
+        Ok(self.output.forward(&inner, &middle, plan, self.site + 2)?.0)
+    }
+
+    fn forward_keeping(
+        &self,
+        x: &Tensor,
+        offsets: &[u32],
+        plan: Option<DropoutPlan>,
+    ) -> Result<(Tensor, FullRecord)> {
+        let (context, attention) = self.attention.forward(x, offsets, plan, self.site)?;
+        let (middle, attention_output) = self.attention_output.forward(&context, x, plan, self.site + 1)?;
+        let (before_activation, inner) = self.intermediate.forward_keeping(&middle)?;
+        let (y, output) = self.output.forward(&inner, &middle, plan, self.site + 2)?;
+        let x = x.clone();
+        Ok((
+            y,
+            FullRecord {
+                x,
+                attention,
+                context,
+                attention_output,
+                middle,
+                before_activation,
+                output,
+            },
+        ))
+    }
+
+    fn backward(
+        &self,
+        record: FullRecord,
+        dy: &Tensor,
+        offsets: &[u32],
+        plan: Option<DropoutPlan>,
+        grads: &mut Gradients,
+    ) -> Result<Tensor> {
+        let FullRecord {
+            x,
+            attention,
+            context,
+            attention_output,
+            middle,
+            before_activation,
+            output,
+        } = record;
+        let inner = self.intermediate.reapply(&before_activation)?;
+        let (d_inner, d_middle) = self
+            .output
+            .backward(&inner, dy, output, plan, self.site + 2, grads)?;
+        drop(inner);
+        self.intermediate
+            .backward_into(&middle, &before_activation, &d_inner, &d_middle, grads)?;
+        drop((before_activation, d_inner, middle));
+        let (d_context, dx) = self.attention_output.backward(
+            &context,
+            &d_middle,
+            attention_output,
+            plan,
+            self.site + 1,
+            grads,
+        )?;
+        self.attention.backward(
+            &x, &context, &d_context, &dx, attention, offsets, plan, self.site, grads,
+        )?;
+        Ok(dx)
+    }
+}

@@ -1,0 +1,19 @@
+//! Encoders, their files, and the way from hidden states to one vector per text.
+
+mod batch;
+mod bert;
+mod config;
+mod folder;
+pub mod hub;
+mod pooling;
+mod save;
+pub(crate) mod weights;
+
+pub use batch::Batch;
+pub use bert::{Bert, BertRecord, Keep};
+pub use config::{EncoderConfig, Family};
+pub use folder::ModelFolder;
+pub use pooling::{pool, pool_backward};
+pub(crate) use save::write_json;
+pub use save::{SentenceSettings, save_model};
+pub use weights::read_weights;

@@ -1,0 +1,144 @@
+//! The linear map `y = x Wᵀ + b` over the rows of a flat batch, and its gradients.
+
+use rayon::prelude::*;
+
+use super::buffer::{build_rows, build_rows_2, tile_rows};
+use super::gemm::{Mat, product, product_into};
+use super::math;
+
+/// Rows summed by one task of a column sum; fixed, so that the bits do not depend on the threads.
+const SUM_ROWS: usize = 256;
+
+/// `x [T, K]`, `w [N, K]` → `[T, N]`; `finish` gets each finished tile of whole rows, still hot in cache.
+pub(crate) fn forward(
+    x: &[f32],
+    w: &[f32],
+    inputs: usize,
+    outputs: usize,
+    finish: impl Fn(&mut [f32]) + Sync,
+) -> Vec<f32> {
+    let rows = x.len() / inputs;
+    let w = Mat::new(w, outputs, inputs);
+    build_rows(rows, outputs, tile_rows(rows), |range, memory| {
+        let x = Mat::new(&x[range.start * inputs..], range.len(), inputs);
+        let tile = product(memory, x, w.t());
+        finish(tile);
+        tile
+    })
+}
+
+/// Like [`forward`], keeping the product beside what `finish` makes of it: (product, finished), both `[T, N]`.
+pub(crate) fn forward_keeping(
+    x: &[f32],
+    w: &[f32],
+    inputs: usize,
+    outputs: usize,
+    finish: impl for<'a> Fn(&mut [f32], &'a mut [std::mem::MaybeUninit<f32>]) -> &'a mut [f32] + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let rows = x.len() / inputs;
+    let w = Mat::new(w, outputs, inputs);
+    build_rows_2(
+        rows,
+        outputs,
+        outputs,
+        tile_rows(rows),
+        |range, kept, finished| {
+            let x = Mat::new(&x[range.start * inputs..], range.len(), inputs);
+            let kept = product(kept, x, w.t());
+            let finished = finish(kept, finished);
+            (kept, finished)
+        },
+    )
+}
+
+/// Adds a bias to every row of a tile.
+pub(crate) fn add_bias(tile: &mut [f32], bias: &[f32]) {
+    math::vectorized(|| {
+        for row in tile.chunks_exact_mut(bias.len()) {
+            for (y, b) in row.iter_mut().zip(bias) {
+                *y += b;
+            }
+        }
+    });
+}
+
+/// The gradient of the input: `dy [T, N] × w [N, K]` → `[T, K]`.
+pub(crate) fn input_gradient(dy: &[f32], w: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = dy.len() / outputs;
+    let w = Mat::new(w, outputs, inputs);
+    build_rows(rows, inputs, tile_rows(rows), |range, memory| {
+        product(
+            memory,
+            Mat::new(&dy[range.start * outputs..], range.len(), outputs),
+            w,
+        )
+    })
+}
+
+/// Adds the gradient of the input to `dx [T, K]`.
+pub(crate) fn add_input_gradient(dx: &mut [f32], dy: &[f32], w: &[f32], inputs: usize, outputs: usize) {
+    let rows = dy.len() / outputs;
+    if rows == 0 {
+        return;
+    }
+    let tile = tile_rows(rows);
+    let w = Mat::new(w, outputs, inputs);
+    dx.par_chunks_mut(tile * inputs)
+        .enumerate()
+        .for_each(|(index, dx)| {
+            let dy = Mat::new(&dy[index * tile * outputs..], dx.len() / inputs, outputs);
+            product_into(dx, inputs, true, dy, w);
+        });
+}
+
+/// The gradient of the weight `[N, K]`: `dyᵀ x`, written, or added to what is there.
+///
+/// Every element is one sum over all tokens in order, so the bits do not depend on the threads.
+pub(crate) fn weight_gradient(
+    dw: &mut [f32],
+    add: bool,
+    dy: &[f32],
+    x: &[f32],
+    inputs: usize,
+    outputs: usize,
+) {
+    let rows = dy.len() / outputs;
+    if rows == 0 {
+        return;
+    }
+    let tile = outputs
+        .div_ceil(rayon::current_num_threads().max(1) * 2)
+        .next_multiple_of(16);
+    let x = Mat::new(x, rows, inputs);
+    dw.par_chunks_mut(tile * inputs)
+        .enumerate()
+        .for_each(|(index, dw)| {
+            let dy = Mat::strided(&dy[index * tile..], rows, dw.len() / inputs, outputs);
+            product_into(dw, inputs, add, dy.t(), x);
+        });
+}
+
+/// The sum over rows of `[T, N]`: the gradient of a bias, written or added.
+pub(crate) fn column_sums(sums: &mut [f32], add: bool, rows: &[f32]) {
+    let width = sums.len();
+    let partial = |rows: &[f32]| {
+        let mut sums = vec![0.0_f32; width];
+        math::vectorized(|| {
+            for row in rows.chunks_exact(width) {
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += x;
+                }
+            }
+        });
+        sums
+    };
+    let partials: Vec<Vec<f32>> = rows.par_chunks(SUM_ROWS * width).map(partial).collect();
+    if !add {
+        sums.fill(0.0);
+    }
+    for partial in partials {
+        for (sum, x) in sums.iter_mut().zip(partial) {
+            *sum += x;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Checkpoints: folders `checkpoint-N` that are models and can be resumed from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::state::TrainerState;
+use super::step::Stepper;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{self, NewFolder};
+use crate::models::weights::{read_file, write_file};
+use crate::models::{SentenceSettings, save_model};
+use crate::nn::{read, update};
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const SETTINGS: &str = "config.toml";
+
+/// What every saved folder of a run shares.
+#[derive(Clone, Debug)]
+pub(crate) struct SaveContext {
+    pub(crate) output_dir: PathBuf,
+    pub(crate) sentence: SentenceSettings,
+    pub(crate) tokenizer_files: Vec<PathBuf>,
+    /// The run's settings as TOML.
+    pub(crate) settings: String,
+}
+
+impl SaveContext {
+    /// The folder of the checkpoint of a step.
+    pub(crate) fn place(&self, step: usize) -> PathBuf {
+        self.output_dir.join(format!("checkpoint-{step}"))
+    }
+
+    /// Writes `checkpoint-N`, whole or not at all.
+    pub(crate) fn save_checkpoint(&self, stepper: &Stepper, state: &mut TrainerState) -> Result<PathBuf> {
+        let place = self.place(state.global_step);
+        let folder = NewFolder::start(&place)?;
+        self.save_model(folder.path(), stepper)?;
+        let optimizer = stepper.optimizer();
+        state.optimizer_steps = optimizer.state_steps();
+        let tensors = optimizer.state_tensors();
+        let shapes: Vec<[usize; 1]> = tensors.values().map(|values| [values.len()]).collect();
+        let arrays: Vec<_> = tensors
+            .iter()
+            .zip(&shapes)
+            .map(|((name, values), shape)| (name.as_str(), shape.as_slice(), *values))
+            .collect();
+        write_file(&folder.path().join(OPTIMIZER), &arrays)?;
+        state.write(folder.path())?;
+        folder.finish()?;
+        Ok(place)
+    }
+
+    /// Writes the finished model and the log into the output folder itself.
+    pub(crate) fn save_final(&self, stepper: &Stepper, state: &TrainerState) -> Result<()> {
+        let folder = NewFolder::start(&self.output_dir.join("final"))?;
+        self.save_model(folder.path(), stepper)?;
+        state.write(folder.path())?;
+        folder.merge_into(&self.output_dir)
+    }
+
+    fn save_model(&self, folder: &Path, stepper: &Stepper) -> Result<()> {
+        let tokenizer_files = self.tokenizer_files.iter().map(PathBuf::as_path);
+        save_model(folder, stepper.model(), &self.sentence, tokenizer_files)?;
+        files::write_whole(&folder.join(SETTINGS), |file| {
+            std::io::Write::write_all(file, self.settings.as_bytes())
+        })
+    }
+}
+
+/// Puts a checkpoint's weights, and optimizer state if asked for, into a stepper of the same model.
+pub(crate) fn load(
+    stepper: &mut Stepper,
+    folder: &Path,
+    state: Option<&TrainerState>,
+) -> Result<()> {
+    let mut weights = crate::models::read_weights(folder)?;
+    let model = stepper.model();
+    for (name, value, _) in model.params().iter() {
+        let saved = weights.remove(name).filter(|saved| saved.dims() == value.dims()).ok_or_else(|| {
+            let message = "the checkpoint's weight is missing or has another shape; it belongs to another model";
+            Error::new(ErrorKind::ModelFormat, message).with_path(folder).with_field(name)
+        })?;
+        let saved = read(&saved)?;
+        update(value, |value| value.copy_from_slice(&saved))?;
+    }
+    let Some(state) = state else {
+        return Ok(());
+    };
+    let path = folder.join(OPTIMIZER);
+    if !path.exists() {
+        let message = if folder.join("optimizer.pt").exists() {
+            "the optimizer state is a pickle of PyTorch, which is not read; start a new run with --model_name_or_path set to this folder"
+        } else {
+            "there is no optimizer.safetensors here, so the run cannot go on exactly; start a new run with --model_name_or_path set to this folder"
+        };
+        return Err(Error::new(ErrorKind::ModelFormat, message).with_path(folder));
+    }
+    let mut tensors = BTreeMap::new();
+    read_file(&path, &mut tensors)?;
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, read(&tensor)?.to_vec())))
+        .collect::<Result<_>>()?;
+    let optimizer = stepper.resume(state.global_step);
+    optimizer.load_state(tensors, &state.optimizer_steps).map_err(|error| error.with_path(&path))
+}
+
+/// The checkpoints of an output folder by step, oldest first.
+pub(crate) fn list(output_dir: &Path) -> Vec<(usize, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(output_dir) else {
+        return Vec::new();
+    };
+    let step = |path: &PathBuf| -> Option<usize> {
+        path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()
+    };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Removes the oldest checkpoints until `limit` are left; the best one stays.
+pub(crate) fn rotate(output_dir: &Path, limit: usize, best: Option<&Path>) -> Result<()> {
+    let found = list(output_dir);
+    let newest = found.last().map(|(_, path)| path.clone());
+    let mut count = found.len();
+    for (_, path) in found {
+        let kept = Some(path.as_path()) == best || Some(&path) == newest.as_ref();
+        if count > limit.max(1) && !kept {
+            std::fs::remove_dir_all(&path)
+                .map_err(|error| Error::io(&path, "remove an old checkpoint", error))?;
+            count -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint that `--resume_from_checkpoint` names: a folder, or `True` for the newest of the output folder.
+pub(crate) fn resolve(request: &str, output_dir: &Path) -> Result<PathBuf> {
+    if request.eq_ignore_ascii_case("true") {
+        return list(output_dir).pop().map(|(_, path)| path).ok_or_else(|| {
+            let message = "there is no checkpoint-N to resume from; leave --resume_from_checkpoint out to start anew";
+            Error::new(ErrorKind::NotFound, message).with_path(output_dir)
+        });
+    }
+    let path = PathBuf::from(request);
+    if !path.is_dir() {
+        let message = "there is no such checkpoint folder";
+        return Err(Error::new(ErrorKind::NotFound, message).with_path(&path).with_field("resume_from_checkpoint"));
+    }
+    Ok(path)
+}

@@ -1,0 +1,350 @@
+//! A whole run: data, steps, log, evaluations, checkpoints, and the finished model.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use super::callback::{Callback, Control, Stopper, TrainEvent};
+use super::checkpoint::{self, SaveContext};
+use super::evaluator::Evaluator;
+use super::feed::Feed;
+use super::policy::Policy;
+use super::state::TrainerState;
+use super::step::{StepReport, Stepper};
+use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
+use crate::data::Dataset;
+use crate::data::template::Template;
+use crate::error::{Error, ErrorKind, Result, bail};
+use crate::inference::check_vocabulary;
+use crate::issue::{Issue, Severity};
+use crate::loss::LossConfig;
+use crate::models::{Bert, ModelFolder, SentenceSettings, hub, read_weights};
+use crate::tokenize::Tokenizer;
+
+/// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
+#[derive(Debug)]
+pub struct Trainer {
+    config: CheckedConfig,
+    stepper: Stepper,
+    feed: Feed,
+    evaluator: Option<Evaluator>,
+    save: SaveContext,
+    policy: Policy,
+    state: TrainerState,
+    notes: Vec<Issue>,
+    stopper: Stopper,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainReport {
+    /// Where the run stands.
+    pub state: TrainerState,
+    /// The folder of the finished model, or of the checkpoint it stopped at.
+    pub folder: PathBuf,
+    /// Whether it was stopped before its last step.
+    pub stopped: bool,
+    /// Real tokens per second of the steps, the median; 0 without steps.
+    pub tokens_per_second: f64,
+    /// Seconds of a step, the median; 0 without steps.
+    pub step_secs: f64,
+}
+
+impl Trainer {
+    /// Opens model, tokenizer, data and evaluation data, and finds where to start.
+    ///
+    /// Nothing is written yet. Errors name the file, line or setting.
+    pub fn new(config: CheckedConfig) -> Result<Self> {
+        let (data_args, training) = (&config.data, &config.training);
+        let mut notes: Vec<Issue> = config.warnings().to_vec();
+        let folder = hub::resolve_model(&config.model.model_name_or_path, &hub::HubOptions {
+            cache_dir: config.model.cache_dir.clone(),
+            token: config.model.token.clone(),
+            revision: None,
+        })?;
+        let folder = ModelFolder::open(&folder)?;
+        let output_dir = PathBuf::from(&training.output_dir);
+        let resume = training
+            .resume_from_checkpoint
+            .as_deref()
+            .map(|request| checkpoint::resolve(request, &output_dir))
+            .transpose()?;
+        guard_output(&output_dir, training.overwrite_output_dir || resume.is_some())?;
+
+        let tokenizer = match &config.model.tokenizer_name {
+            Some(name) => Tokenizer::open(name)?,
+            None => Tokenizer::open(&folder.path)?,
+        };
+        let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?)
+            .map_err(|error| error.with_path(&folder.path))?;
+        check_vocabulary(&tokenizer, &model, &folder.path)?;
+        notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
+
+        let dataset = Dataset::open(data_args, training)?;
+        notes.extend(dataset.notes().iter().cloned());
+        notes.extend(dataset.plan_input(1, 0).notes());
+        let limit = folder.config.max_tokens();
+        let mut lengths = [data_args.query_max_len, data_args.passage_max_len];
+        for (name, length) in ["query_max_len", "passage_max_len"].into_iter().zip(&mut lengths) {
+            if *length > limit {
+                let message = format!("{length} is more than the model has positions for; texts are cut at {limit} tokens");
+                notes.push(Issue::new("config.length_clamped", Severity::Warning, message).on_field(name));
+                *length = limit;
+            }
+        }
+        let feed = Feed::new(dataset, tokenizer.clone(), lengths, training.gradient_accumulation_steps)?;
+        let policy = Policy::new(training, feed.updates_per_epoch())?;
+        let stepper = Stepper::new(model, training, policy.max_steps)?;
+        let evaluator = match &data_args.eval_dataset {
+            Some(path) => Some(Evaluator::open(Path::new(path), data_args, training, &tokenizer, lengths)?),
+            None => None,
+        };
+        let save = SaveContext {
+            output_dir,
+            sentence: sentence_settings(&config, &folder)?,
+            tokenizer_files: tokenizer.files().to_vec(),
+            settings: settings_text(&config),
+        };
+        let state = policy.fresh_state(training, feed.fingerprint());
+        let mut trainer =
+            Self { config, stepper, feed, evaluator, save, policy, state, notes, stopper: Stopper::default() };
+        if let Some(checkpoint) = resume {
+            trainer.resume(&checkpoint)?;
+        }
+        Ok(trainer)
+    }
+
+    /// What is worth knowing before the run: warnings about settings and data.
+    pub fn notes(&self) -> &[Issue] {
+        &self.notes
+    }
+
+    /// Where the run stands.
+    pub fn state(&self) -> &TrainerState {
+        &self.state
+    }
+
+    /// The data of the run.
+    pub fn dataset(&self) -> &Dataset {
+        self.feed.dataset()
+    }
+
+    /// Stops the run from another thread, after the present step and with a checkpoint.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Makes the run listen to a flag of the caller instead, such as one set by a signal handler.
+    pub fn stop_on(&mut self, stopper: Stopper) {
+        self.stopper = stopper;
+    }
+
+    fn resume(&mut self, folder: &Path) -> Result<()> {
+        let saved = TrainerState::read(folder)?;
+        if !saved.data_fingerprint.is_empty() && saved.data_fingerprint != self.state.data_fingerprint {
+            let message = format!(
+                "the checkpoint was trained on other data or batches ({}; now {}); the order of the rows would differ. \
+                 Give the same train_data, batch size, group size and seed, or start a new run from this folder",
+                saved.data_fingerprint, self.state.data_fingerprint
+            );
+            return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(folder));
+        }
+        checkpoint::load(&mut self.stepper, folder, Some(&saved))?;
+        self.state = TrainerState {
+            max_steps: self.state.max_steps,
+            num_train_epochs: self.state.num_train_epochs,
+            logging_steps: self.state.logging_steps,
+            eval_steps: self.state.eval_steps,
+            save_steps: self.state.save_steps,
+            data_fingerprint: std::mem::take(&mut self.state.data_fingerprint),
+            ..saved
+        };
+        Ok(())
+    }
+
+    /// Trains to the end, or until a callback or the stopper says stop.
+    ///
+    /// A loss or gradient that is not finite is an error that names the step and the lines; what was written before stays.
+    pub fn run(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
+        let output_dir = &self.save.output_dir;
+        std::fs::create_dir_all(output_dir)
+            .map_err(|error| Error::io(output_dir, "create the output folder", error))?;
+        for note in &self.notes {
+            self.tell(callbacks, &TrainEvent::Note(note));
+        }
+        self.tell(callbacks, &TrainEvent::Begin(&self.state));
+        let mut stop = self.stopper.stopped();
+        if self.state.global_step == 0 && self.config.training.eval_on_start && !stop {
+            self.evaluate(callbacks)?;
+        }
+        let mut rates: Vec<(f64, f64)> = Vec::new();
+        let mut ended_early = false;
+        while self.state.global_step < self.policy.max_steps && !stop && !ended_early {
+            let started = Instant::now();
+            let report = self.step()?;
+            let secs = started.elapsed().as_secs_f64();
+            rates.push((report.tokens as f64 / secs, secs));
+            stop = self.tell(callbacks, &TrainEvent::Step { state: &self.state, report: &report, secs });
+            ended_early = self.after_step(&report, callbacks)?;
+            stop |= self.stopper.stopped();
+        }
+        let stopped = stop && !ended_early && self.state.global_step < self.policy.max_steps;
+        let folder = if stopped { self.checkpoint(callbacks)? } else { self.finish(callbacks)? };
+        let median = |pick: fn(&(f64, f64)) -> f64| {
+            let mut values: Vec<f64> = rates.iter().map(pick).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(0.0)
+        };
+        Ok(TrainReport {
+            state: self.state.clone(),
+            folder,
+            stopped,
+            tokens_per_second: median(|rate| rate.0),
+            step_secs: median(|rate| rate.1),
+        })
+    }
+
+    fn step(&mut self) -> Result<StepReport> {
+        let (batches, rows) = self.feed.update(self.state.global_step)?;
+        let report = self.stepper.step(&batches).map_err(|error| {
+            if error.kind() == ErrorKind::NotFinite { self.feed.name_rows(error, &rows) } else { error }
+        })?;
+        let state = &mut self.state;
+        state.global_step += 1;
+        state.epoch = self.feed.epoch_at(state.global_step);
+        state.since_log.steps += 1;
+        state.since_log.loss += report.loss;
+        state.since_log.accuracy += report.accuracy;
+        state.since_log.tokens += report.tokens;
+        Ok(report)
+    }
+
+    /// Logs, evaluates and saves where the policy says so; true ends the run (early stopping).
+    fn after_step(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
+        let due = self.policy.due(self.state.global_step, self.feed.updates_per_epoch());
+        if due.log {
+            self.log(report, callbacks);
+        }
+        let mut save = due.save;
+        let mut ended = false;
+        if due.evaluate && self.evaluator.is_some() {
+            let better = self.evaluate(callbacks)?;
+            save |= better && self.config.training.save_strategy == SaveStrategy::Best;
+            ended = self.policy.patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience);
+        }
+        if save {
+            self.checkpoint(callbacks)?;
+        }
+        Ok(ended)
+    }
+
+    fn log(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) {
+        let since = std::mem::take(&mut self.state.since_log);
+        let steps = since.steps.max(1) as f64;
+        let mut entry = Map::new();
+        for (name, value) in [
+            ("loss", since.loss / steps),
+            ("grad_norm", report.grad_norm),
+            ("learning_rate", report.learning_rate),
+            ("accuracy", since.accuracy / steps),
+        ] {
+            entry.insert(name.to_owned(), Value::from(value));
+        }
+        entry.insert("real_tokens".to_owned(), Value::from(since.tokens));
+        let entry = self.state.log(entry).clone();
+        self.tell(callbacks, &TrainEvent::Log(&entry));
+    }
+
+    /// Evaluates, logs, and keeps the score for the best model and early stopping; true if it is the best so far.
+    fn evaluate(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
+        let Some(evaluator) = &self.evaluator else {
+            return Ok(false);
+        };
+        let report = evaluator.evaluate(self.stepper.model())?;
+        let mut entry = Map::new();
+        for (key, value) in &report.metrics {
+            entry.insert(format!("eval_{key}"), Value::from(*value));
+        }
+        self.state.log(entry);
+        let Some(value) = report.get(&self.policy.metric) else {
+            bail!(InvalidConfig, "metric_for_best_model `{}` is not among the metrics", self.policy.metric);
+        };
+        let better = self.policy.judge(&mut self.state, value);
+        self.tell(callbacks, &TrainEvent::Evaluated { state: &self.state, report: &report });
+        Ok(better)
+    }
+
+    fn checkpoint(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<PathBuf> {
+        let place = self.save.place(self.state.global_step);
+        if self.state.best_global_step == Some(self.state.global_step) {
+            self.state.best_model_checkpoint = Some(place.display().to_string());
+        }
+        self.save.save_checkpoint(&self.stepper, &mut self.state)?;
+        self.tell(callbacks, &TrainEvent::Saved(&place));
+        if let Some(limit) = self.config.training.save_total_limit {
+            let best = self.config.training.load_best_model_at_end;
+            let best = self.state.best_model_checkpoint.as_ref().filter(|_| best).map(Path::new);
+            checkpoint::rotate(&self.save.output_dir, limit, best)?;
+        }
+        Ok(place)
+    }
+
+    fn finish(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<PathBuf> {
+        if self.config.training.load_best_model_at_end
+            && let Some(best) = &self.state.best_model_checkpoint
+        {
+            checkpoint::load(&mut self.stepper, Path::new(best), None)?;
+        }
+        self.save.save_final(&self.stepper, &self.state)?;
+        self.tell(callbacks, &TrainEvent::Saved(&self.save.output_dir));
+        Ok(self.save.output_dir.clone())
+    }
+
+    /// Tells every callback; true if one of them says stop.
+    fn tell(&self, callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
+        callbacks.iter_mut().fold(false, |stop, callback| callback.on_event(event) == Control::Stop || stop)
+    }
+}
+
+/// Refuses to mix a new run into the files of an old one.
+fn guard_output(output_dir: &Path, allowed: bool) -> Result<()> {
+    if output_dir.is_file() {
+        let message = "this is a file; output_dir must be a folder";
+        return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(output_dir).with_field("output_dir"));
+    }
+    let old = ["model.safetensors", "trainer_state.json", "config.json"];
+    let used = old.iter().any(|name| output_dir.join(name).exists()) || !checkpoint::list(output_dir).is_empty();
+    if used && !allowed {
+        let message = "the folder holds an earlier run; give --overwrite_output_dir, --resume_from_checkpoint, or another folder";
+        return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(output_dir).with_field("output_dir"));
+    }
+    Ok(())
+}
+
+/// What the saved folder says about itself.
+fn sentence_settings(config: &CheckedConfig, folder: &ModelFolder) -> Result<SentenceSettings> {
+    // A prompt is what stands before the text; a format that puts something behind it has no such form.
+    let prompt = |instruction: &Option<String>, format: &str| -> Result<String> {
+        let Some(instruction) = instruction else {
+            return Ok(String::new());
+        };
+        let marked = Template::parse(format)?.fill(instruction, "\u{1}");
+        Ok(marked.strip_suffix('\u{1}').unwrap_or_default().to_owned())
+    };
+    let data = &config.data;
+    Ok(SentenceSettings {
+        pooling: config.training.sentence_pooling_method,
+        normalize: config.training.normalize_embeddings,
+        max_seq_length: folder.max_tokens(),
+        query_prompt: prompt(&data.query_instruction_for_retrieval, &data.query_instruction_format)?,
+        passage_prompt: prompt(&data.passage_instruction_for_retrieval, &data.passage_instruction_format)?,
+    })
+}
+
+/// The settings as they go into the folder: everything but the access token.
+fn settings_text(config: &CheckedConfig) -> String {
+    let mut config = (**config).clone();
+    config.model.token = None;
+    to_toml(&config, Module::EncoderOnlyBase)
+}
