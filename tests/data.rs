@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use bge_core::Severity;
 use bge_core::config::{DataArguments, TrainingArguments};
 use bge_core::data::layout::DatasetShape;
 use bge_core::data::plan::Usage;
@@ -344,6 +345,20 @@ fn paths_that_are_no_training_data_are_refused_by_name() {
             .to_string()
             .contains("train_data")
     );
+}
+
+#[test]
+fn a_packed_file_in_a_folder_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "a.jsonl", &rows("a", 4, 2));
+    write(folder.path(), "b.jsonl.gz", &["packed".into()]);
+    let dataset = open(&arguments(&[folder.path().display().to_string()])).unwrap();
+    let note = &dataset.notes()[0];
+    assert_eq!(
+        (note.code, note.severity),
+        (codes::FILE_IGNORED, Severity::Warning)
+    );
+    assert!(note.message.contains("b.jsonl.gz"));
 }
 
 #[test]

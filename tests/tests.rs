@@ -20,4 +20,5 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod tokenize;
+mod validate;
 mod wasm;

@@ -14,6 +14,8 @@ pub const BYTE_ORDER_MARK: &str = "data.byte_order_mark";
 pub const CRLF: &str = "data.crlf";
 /// A record over the length limit.
 pub const LINE_TOO_LONG: &str = "data.line_too_long";
+/// A record that is suspiciously long.
+pub const LINE_LONG: &str = "data.line_long";
 /// The file has no records.
 pub const FILE_EMPTY: &str = "data.file_empty";
 /// A field has the wrong type.
@@ -68,12 +70,14 @@ pub const TYPE_MIXED: &str = "data.type_mixed";
 pub const TYPE_UNKNOWN: &str = "data.type_unknown";
 /// Task types have no effect outside same-dataset mode.
 pub const TYPE_IGNORED: &str = "data.type_ignored";
-/// `batch_size` of a file is 0 or differs between its rows.
+/// `batch_size` of a file is 0.
 pub const BATCH_SIZE: &str = "data.batch_size";
 /// A symmetric task type halves a batch of one query to nothing.
 pub const BATCH_HALVED_TO_NOTHING: &str = "data.batch_halved_to_nothing";
-/// `train_group_size` of a file is 0 or differs between its rows.
+/// `train_group_size` of a file is 0.
 pub const GROUP_SIZE: &str = "data.group_size";
+/// `batch_size` or `train_group_size` differs between the rows of a file.
+pub const SIZES_MIXED: &str = "data.sizes_mixed";
 /// A query is compared with a single passage: the loss is always 0.
 pub const SINGLE_CANDIDATE: &str = "data.single_candidate";
 /// Some rows have a prompt and some have none.

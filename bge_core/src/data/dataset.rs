@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memmem};
 use memmap2::Mmap;
 
 use super::group::{DrawRules, TrainGroup, draw};
@@ -41,6 +41,8 @@ struct IndexedFile {
     modified: Option<SystemTime>,
     /// Rows are elements of an array, not lines.
     array: bool,
+    /// Whether the score columns are read.
+    scored: bool,
     offsets: Vec<u64>,
 }
 
@@ -56,7 +58,7 @@ impl Dataset {
         let mut files = Vec::with_capacity(sources.files.len());
         let mut shapes = Vec::with_capacity(sources.files.len());
         for (ordinal, source) in sources.files.iter().enumerate() {
-            let mut file = IndexedFile::open(&source.path)?;
+            let mut file = IndexedFile::open(&source.path, data.knowledge_distillation)?;
             let rows = file.offsets.len() as u64;
             file.cap(
                 data.max_example_num_per_dataset,
@@ -212,7 +214,7 @@ fn error_of(issue: &Issue) -> Error {
 }
 
 impl IndexedFile {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, scored: bool) -> Result<Self> {
         let open = |error| Error::io(path, "open training data", error);
         let file = File::open(path).map_err(open)?;
         let before = file.metadata().map_err(open)?;
@@ -221,6 +223,7 @@ impl IndexedFile {
             modified: before.modified().ok(),
             map: None,
             array: false,
+            scored,
             offsets: Vec::new(),
             file,
         };
@@ -320,18 +323,39 @@ impl IndexedFile {
         shape.scored = first.has_scores();
         if first.neg.is_empty() && look_for_negatives {
             shape.no_negatives = true;
-            for index in 1..self.offsets.len() {
-                if !self.record(index)?.neg.is_empty() {
-                    let message = format!(
-                        "the row has no negatives, but line {} has; mine negatives for all rows, split the file, or set train_group_size 1 to use in-batch negatives only",
-                        self.line(index)
-                    );
-                    let error = Error::new(ErrorKind::InvalidData, message).with_field("neg");
-                    return Err(self.at(0, error));
-                }
+            if let Some(index) = self.first_with_negatives()? {
+                let message = format!(
+                    "the row has no negatives, but line {} has; mine negatives for all rows, split the file, or set \
+                     train_group_size 1 to use in-batch negatives only",
+                    self.line(index)
+                );
+                let error = Error::new(ErrorKind::InvalidData, message).with_field("neg");
+                return Err(self.at(0, error));
             }
         }
         Ok(shape)
+    }
+
+    /// The first row that has negatives. Rows that plainly have none are not parsed.
+    fn first_with_negatives(&self) -> Result<Option<usize>> {
+        let key = memmem::Finder::new("\"neg\"");
+        for index in 0..self.offsets.len() {
+            let plain = !self.array && self.raw(index).is_some_and(|line| has_empty_neg(line, &key));
+            if !plain && !self.record(index)?.neg.is_empty() {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a row from its first one on; of a line, up to its end.
+    fn raw(&self, index: usize) -> Option<&[u8]> {
+        let offset = *self.offsets.get(index)?;
+        let rest = self.bytes().get(offset as usize..)?;
+        if self.array {
+            return Some(rest);
+        }
+        rest.get(..memchr(b'\n', rest).unwrap_or(rest.len()))
     }
 
     /// Adds path and line of a row to an error.
@@ -355,9 +379,6 @@ impl IndexedFile {
     }
 
     fn record(&self, index: usize) -> Result<TrainingRecord<'_>> {
-        let Some(&offset) = self.offsets.get(index) else {
-            bail!(InvalidArgument, "row {index} is outside the file");
-        };
         if self.file_is_shorter() {
             return Err(Error::new(
                 ErrorKind::InvalidData,
@@ -365,34 +386,47 @@ impl IndexedFile {
             )
             .with_path(&self.path));
         }
-        let rest = self.bytes().get(offset as usize..).unwrap_or_default();
-        let view = if self.array {
-            RecordView::parse_prefix(rest)
-        } else {
-            RecordView::parse(
-                rest.get(..memchr(b'\n', rest).unwrap_or(rest.len()))
-                    .unwrap_or_default(),
-            )
+        let Some(bytes) = self.raw(index) else {
+            bail!(InvalidArgument, "row {index} is outside the file");
         };
-        view.map_err(Error::from)
-            .and_then(RecordView::into_record)
-            .map_err(|error| {
-                let changed = self
-                    .file
-                    .metadata()
-                    .is_ok_and(|now| now.modified().ok() != self.modified);
-                let error = if changed {
-                    Error::new(
-                        ErrorKind::InvalidData,
-                        "the file changed during the run; restore it and resume",
-                    )
-                    .with_source(error)
-                } else {
-                    error
-                };
-                self.at(index, error)
-            })
+        let view = if self.array {
+            RecordView::parse_prefix(bytes)
+        } else {
+            RecordView::parse(bytes)
+        };
+        let read = if self.scored {
+            RecordView::into_record
+        } else {
+            RecordView::into_unscored_record
+        };
+        view.map_err(Error::from).and_then(read).map_err(|error| {
+            let changed = self
+                .file
+                .metadata()
+                .is_ok_and(|now| now.modified().ok() != self.modified);
+            let error = if changed {
+                Error::new(
+                    ErrorKind::InvalidData,
+                    "the file changed during the run; restore it and resume",
+                )
+                .with_source(error)
+            } else {
+                error
+            };
+            self.at(index, error)
+        })
     }
+}
+
+/// Whether a line plainly has an empty `neg`: the key occurs once, and behind it stands `[]`.
+///
+/// Inside of a text the quotes would be escaped, so what is found is a key or a whole text `neg`.
+fn has_empty_neg(line: &[u8], key: &memmem::Finder<'_>) -> bool {
+    let Some(at) = key.find(line) else { return false };
+    let rest = line.get(at + key.needle().len()..).unwrap_or_default();
+    let mut signs = rest.iter().filter(|byte| !byte.is_ascii_whitespace());
+    let empty = signs.next() == Some(&b':') && signs.next() == Some(&b'[') && signs.next() == Some(&b']');
+    empty && key.find(rest).is_none()
 }
 
 #[allow(
@@ -404,4 +438,28 @@ fn map_file(file: &File) -> std::io::Result<Mmap> {
     // give an error or another text, never undefined values of a type with invalid patterns, as `str`s are made of it only
     // after a check on a borrow that ends with the record. A file that is cut is noticed by `file_is_shorter` before a read.
     unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_neg_is_seen_without_parsing() {
+        let key = memmem::Finder::new("\"neg\"");
+        for (line, empty) in [
+            (r#"{"query":"q","pos":["p"],"neg":[]}"#, true),
+            (r#"{"query":"q","pos":["p"],"neg" : [ ] , "type": "x"}"#, true),
+            (r#"{"query":"say \"neg\": []","pos":["p"],"neg":["n"]}"#, false),
+            (r#"{"query":"q","pos":["p"],"neg":["n"]}"#, false),
+            (r#"{"query":"neg","pos":["p"],"neg":[]}"#, false),
+            (
+                r#"{"meta":{"neg":[]},"query":"q","pos":["p"],"neg":["n"]}"#,
+                false,
+            ),
+            (r#"{"query":"q","pos":["p"]}"#, false),
+        ] {
+            assert_eq!(has_empty_neg(line.as_bytes(), &key), empty, "{line}");
+        }
+    }
 }

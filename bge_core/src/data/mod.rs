@@ -9,18 +9,31 @@
 //! with the optional columns `pos_scores` and `neg_scores` (teacher scores), `prompt` (the row's own instruction), `type`
 //! (task type), `category`, `batch_size` and `train_group_size` (read from a file's first row in same-dataset mode).
 //! Bytes become lines ([`lines`]), lines records ([`record`]), files datasets ([`layout`]), datasets the batches of an
-//! epoch ([`plan`]) and rows groups ([`group`]).
+//! epoch ([`plan`]) and rows groups ([`group`]). A [`session`] holds the same bytes against all [`rules`] for a [`report`].
 
 pub mod codes;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod dataset;
+pub mod duplicates;
+pub mod findings;
 pub mod group;
+pub mod histogram;
+mod judge;
 pub mod layout;
+pub mod leaks;
 pub mod lines;
+mod parse;
 pub mod plan;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod preflight;
 pub mod record;
+mod render;
+pub mod report;
+pub mod rules;
+pub mod session;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod source;
+mod tally;
 pub mod task;
 pub mod template;
 
@@ -29,3 +42,5 @@ pub use dataset::Dataset;
 pub use group::TrainGroup;
 pub use plan::{BatchPlan, EpochPlan, PlanInput};
 pub use record::TrainingRecord;
+pub use report::{DatasetReport, Verdict};
+pub use session::{ValidationOptions, ValidationSession};

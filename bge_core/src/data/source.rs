@@ -129,11 +129,18 @@ impl Sources {
                 .filter_map(|path| path.file_name())
                 .map(|name| name.to_string_lossy().into_owned())
                 .collect();
+            // A packed or renamed data file is probably missed.
+            let named = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let missed = ignored
+                .iter()
+                .filter_map(named)
+                .any(|name| name.contains(".json"));
+            let severity = if missed { Severity::Warning } else { Severity::Info };
             let more = if ignored.len() > 5 { ", ..." } else { "" };
             self.notes.push(
                 Issue::new(
                     codes::FILE_IGNORED,
-                    Severity::Info,
+                    severity,
                     format!(
                         "{} not read, only .json and .jsonl files are: {}{more}",
                         ignored.len(),

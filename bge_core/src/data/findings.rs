@@ -1,0 +1,111 @@
+//! A log of findings that stays small: of each code the first few in full, of the others the number.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::issue::{Issue, Severity};
+
+/// All findings of one code and severity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IssueGroup {
+    /// The code, see [`super::codes`].
+    pub code: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// How many there are.
+    pub total: u64,
+    /// The first of them.
+    pub first: Vec<Issue>,
+}
+
+/// Findings by severity (worst first) and code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssueLog {
+    groups: BTreeMap<(Reverse<Severity>, &'static str), IssueGroup>,
+    most: usize,
+}
+
+impl IssueLog {
+    /// Keeps the first `most` findings of each code in full.
+    pub fn new(most: usize) -> Self {
+        Self {
+            groups: BTreeMap::new(),
+            most,
+        }
+    }
+
+    /// Adds a finding; its message is written only if it is kept.
+    pub fn add(
+        &mut self,
+        code: &'static str,
+        severity: Severity,
+        path: Option<&str>,
+        line: Option<u64>,
+        field: Option<&str>,
+        message: fmt::Arguments<'_>,
+    ) {
+        let most = self.most;
+        let group = self.group(code, severity);
+        group.total += 1;
+        if group.first.len() < most {
+            let mut issue = Issue::new(code, severity, message.to_string());
+            issue.path = path.map(str::to_owned);
+            issue.line = line;
+            issue.field = field.map(str::to_owned);
+            group.first.push(issue);
+        }
+    }
+
+    /// Adds a finding that is there already.
+    pub fn add_issue(&mut self, issue: Issue) {
+        let most = self.most;
+        let group = self.group(issue.code, issue.severity);
+        group.total += 1;
+        if group.first.len() < most {
+            group.first.push(issue);
+        }
+    }
+
+    /// Counts findings that are known by number only.
+    pub fn add_total(&mut self, code: &'static str, severity: Severity, more: u64) {
+        self.group(code, severity).total += more;
+    }
+
+    fn group(&mut self, code: &'static str, severity: Severity) -> &mut IssueGroup {
+        self.groups
+            .entry((Reverse(severity), code))
+            .or_insert_with(|| IssueGroup {
+                code,
+                severity,
+                total: 0,
+                first: Vec::new(),
+            })
+    }
+
+    /// Adds all findings of another log behind the own ones.
+    pub fn merge(&mut self, other: &Self) {
+        for group in other.groups.values() {
+            let most = self.most;
+            let own = self.group(group.code, group.severity);
+            own.total += group.total;
+            let room = most.saturating_sub(own.first.len());
+            own.first.extend(group.first.iter().take(room).cloned());
+        }
+    }
+
+    /// The findings, worst first.
+    pub fn groups(&self) -> impl Iterator<Item = &IssueGroup> {
+        self.groups.values()
+    }
+
+    /// How many findings of a severity there are.
+    pub fn count(&self, severity: Severity) -> u64 {
+        self.groups()
+            .filter(|group| group.severity == severity)
+            .map(|group| group.total)
+            .sum()
+    }
+}
