@@ -8,8 +8,8 @@ use std::path::Path;
 use bge_core::error::{ErrorKind, Result};
 use bge_core::evaluation::{
     BeirFolder, CompareOptions, Comparison, Evaluation, EvaluationOptions, EvaluationReport, MetricKey,
-    Outcome, ReportContext, Role, TrainingCurve, compare, comparison_html, comparison_table,
-    evaluate, evaluation_html, evaluation_table, score_run,
+    Outcome, ReportContext, Role, TrainingCurve, compare, comparison_html, comparison_table, evaluate,
+    evaluation_html, evaluation_table, score_run,
 };
 use bge_core::inference::Vectors;
 use bge_core::random::Draws;

@@ -8,7 +8,7 @@ arguments! {
         ["data"]
         /// Training data: JSONL or JSON files, or folders of them.
         train_data: Vec<String> = Vec::new(), required;
-        /// Where indexes of the training data are kept; beside the output if not given.
+        /// Where upstream keeps its copy of the data. Files are read in place here, so it changes nothing.
         cache_path: Option<String> = None;
         /// Passages a query is compared with: one positive and `train_group_size` - 1 negatives.
         train_group_size: usize = 8;
@@ -38,6 +38,8 @@ arguments! {
         small_threshold: usize = 0;
         /// With `same_dataset_within_batch`: merged small files with fewer lines are dropped.
         drop_threshold: usize = 0;
+        /// Check all training data as `bge validate` does before the first step, and refuse to start on errors.
+        validate_data: bool = true, ours;
 
         ["evaluation"]
         /// A folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, to measure retrieval while training.

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::beir::BeirFolder;
 use super::retrieval::Evaluation;
-use crate::inference::Vectors;
 use super::search::dot;
 use super::statistics::{mean, quantile};
+use crate::inference::Vectors;
 
 /// Wrong documents taken for each query: the highest ranked ones.
 const HARD_NEGATIVES: usize = 5;

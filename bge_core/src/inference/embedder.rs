@@ -48,7 +48,8 @@ impl Embedder {
         let folder = ModelFolder::open(folder.as_ref())?;
         let tokenizer = Tokenizer::open(&folder.path)?;
         let weights = read_weights(&folder.path)?;
-        let model = Bert::new(folder.config.clone(), weights).map_err(|error| error.with_path(&folder.path))?;
+        let model =
+            Bert::new(folder.config.clone(), weights).map_err(|error| error.with_path(&folder.path))?;
         Self::assemble(&folder, model, tokenizer, arguments)
     }
 
@@ -66,21 +67,32 @@ impl Embedder {
             PoolingMethod::Cls
         });
         if let Some(own) = folder.pooling.filter(|own| *own != pooling) {
-            note(format!("pooling by {pooling} as asked, although the folder says {own}"));
+            note(format!(
+                "pooling by {pooling} as asked, although the folder says {own}"
+            ));
         }
         let limit = folder.max_tokens();
-        let mut side = |name: &str, instruction: Option<&String>, format: Option<&String>, prompt: Option<&String>, max: usize| -> Result<Side> {
+        let mut side = |name: &str,
+                        instruction: Option<&String>,
+                        format: Option<&String>,
+                        prompt: Option<&String>,
+                        max: usize|
+         -> Result<Side> {
             let prefix = match (instruction, prompt) {
-                (Some(instruction), _) => {
-                    Some((Template::parse(format.map_or("{}{}", String::as_str))?, instruction.clone()))
-                }
+                (Some(instruction), _) => Some((
+                    Template::parse(format.map_or("{}{}", String::as_str))?,
+                    instruction.clone(),
+                )),
                 (None, Some(prompt)) => {
                     note(format!("{name} texts get the folder's own prompt {prompt:?}"));
                     Some((Template::parse("{}{}")?, prompt.clone()))
                 }
                 (None, None) => None,
             };
-            Ok(Side { prefix, max_length: max.min(limit) })
+            Ok(Side {
+                prefix,
+                max_length: max.min(limit),
+            })
         };
         let query = side(
             "query",
@@ -99,7 +111,10 @@ impl Embedder {
         if let Some(dim) = arguments.truncate_dim
             && (dim == 0 || dim > model.config().hidden_size)
         {
-            let message = format!("{dim} is not between 1 and the width {}", model.config().hidden_size);
+            let message = format!(
+                "{dim} is not between 1 and the width {}",
+                model.config().hidden_size
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message).with_field("truncate_dim"));
         }
         let shape = VectorShape {
@@ -107,8 +122,19 @@ impl Embedder {
             truncate_dim: arguments.truncate_dim,
             normalize: arguments.normalize_embeddings,
         };
-        let limits = BatchLimits { texts: arguments.batch_size, ..BatchLimits::default() };
-        Ok(Self { model, tokenizer, shape, limits, query, passage, notes })
+        let limits = BatchLimits {
+            texts: arguments.batch_size,
+            ..BatchLimits::default()
+        };
+        Ok(Self {
+            model,
+            tokenizer,
+            shape,
+            limits,
+            query,
+            passage,
+            notes,
+        })
     }
 
     /// What was assumed where neither the settings nor the folder said it.

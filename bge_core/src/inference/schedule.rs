@@ -30,7 +30,10 @@ pub struct BatchLimits {
 impl Default for BatchLimits {
     /// Upstream's 256 texts; 8,192 tokens keep activations near the caches.
     fn default() -> Self {
-        Self { texts: 256, tokens: 8192 }
+        Self {
+            texts: 256,
+            tokens: 8192,
+        }
     }
 }
 
@@ -53,16 +56,24 @@ pub fn encode_tokens(
     let mut done = 0;
     while done < order.len() {
         let mut sum = 0;
-        let fits = order[done..].iter().take(limits.texts.max(1)).take_while(|&&text| {
-            sum += lengths[text];
-            sum <= limits.tokens
-        });
+        let fits = order[done..]
+            .iter()
+            .take(limits.texts.max(1))
+            .take_while(|&&text| {
+                sum += lengths[text];
+                sum <= limits.tokens
+            });
         let count = fits.count().max(1);
         let picked = &order[done..done + count];
         let part = tokens.select(picked);
         let types = part.type_ids.as_deref().unwrap_or_default();
-        let batch =
-            Batch::new(model.config(), &part.ids, types, &part.offsets, picked.iter().map(|&i| i as u64))?;
+        let batch = Batch::new(
+            model.config(),
+            &part.ids,
+            types,
+            &part.offsets,
+            picked.iter().map(|&i| i as u64),
+        )?;
         let (hidden, _) = model.forward(&batch, Keep::Nothing, None)?;
         let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
         let pooled = read(&pooled)?;

@@ -27,6 +27,8 @@ impl Vectors {
 
     /// One row; empty when there is none at `index`.
     pub fn row(&self, index: usize) -> &[f32] {
-        self.data.get(index * self.dim..(index + 1) * self.dim).unwrap_or_default()
+        self.data
+            .get(index * self.dim..(index + 1) * self.dim)
+            .unwrap_or_default()
     }
 }

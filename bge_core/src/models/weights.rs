@@ -205,9 +205,15 @@ pub(crate) fn write_weights<'a>(
 }
 
 fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
-    let slices = tensors.iter().map(|(_, tensor)| crate::nn::read(tensor)).collect::<Result<Vec<_>>>()?;
-    let slices: Vec<_> =
-        tensors.iter().zip(&slices).map(|((name, tensor), slice)| (*name, tensor.dims(), &**slice)).collect();
+    let slices = tensors
+        .iter()
+        .map(|(_, tensor)| crate::nn::read(tensor))
+        .collect::<Result<Vec<_>>>()?;
+    let slices: Vec<_> = tensors
+        .iter()
+        .zip(&slices)
+        .map(|((name, tensor), slice)| (*name, tensor.dims(), &**slice))
+        .collect();
     write_file(path, &slices)
 }
 

@@ -68,18 +68,20 @@ impl SaveContext {
 }
 
 /// Puts a checkpoint's weights, and optimizer state if asked for, into a stepper of the same model.
-pub(crate) fn load(
-    stepper: &mut Stepper,
-    folder: &Path,
-    state: Option<&TrainerState>,
-) -> Result<()> {
+pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerState>) -> Result<()> {
     let mut weights = crate::models::read_weights(folder)?;
     let model = stepper.model();
     for (name, value, _) in model.params().iter() {
-        let saved = weights.remove(name).filter(|saved| saved.dims() == value.dims()).ok_or_else(|| {
-            let message = "the checkpoint's weight is missing or has another shape; it belongs to another model";
-            Error::new(ErrorKind::ModelFormat, message).with_path(folder).with_field(name)
-        })?;
+        let saved = weights
+            .remove(name)
+            .filter(|saved| saved.dims() == value.dims())
+            .ok_or_else(|| {
+                let message =
+                    "the checkpoint's weight is missing or has another shape; it belongs to another model";
+                Error::new(ErrorKind::ModelFormat, message)
+                    .with_path(folder)
+                    .with_field(name)
+            })?;
         let saved = read(&saved)?;
         update(value, |value| value.copy_from_slice(&saved))?;
     }
@@ -102,7 +104,9 @@ pub(crate) fn load(
         .map(|(name, tensor)| Ok((name, read(&tensor)?.to_vec())))
         .collect::<Result<_>>()?;
     let optimizer = stepper.resume(state.global_step);
-    optimizer.load_state(tensors, &state.optimizer_steps).map_err(|error| error.with_path(&path))
+    optimizer
+        .load_state(tensors, &state.optimizer_steps)
+        .map_err(|error| error.with_path(&path))
 }
 
 /// The checkpoints of an output folder by step, oldest first.
@@ -111,7 +115,11 @@ pub(crate) fn list(output_dir: &Path) -> Vec<(usize, PathBuf)> {
         return Vec::new();
     };
     let step = |path: &PathBuf| -> Option<usize> {
-        path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("checkpoint-")?
+            .parse()
+            .ok()
     };
     let mut found: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -142,14 +150,17 @@ pub(crate) fn rotate(output_dir: &Path, limit: usize, best: Option<&Path>) -> Re
 pub(crate) fn resolve(request: &str, output_dir: &Path) -> Result<PathBuf> {
     if request.eq_ignore_ascii_case("true") {
         return list(output_dir).pop().map(|(_, path)| path).ok_or_else(|| {
-            let message = "there is no checkpoint-N to resume from; leave --resume_from_checkpoint out to start anew";
+            let message =
+                "there is no checkpoint-N to resume from; leave --resume_from_checkpoint out to start anew";
             Error::new(ErrorKind::NotFound, message).with_path(output_dir)
         });
     }
     let path = PathBuf::from(request);
     if !path.is_dir() {
         let message = "there is no such checkpoint folder";
-        return Err(Error::new(ErrorKind::NotFound, message).with_path(&path).with_field("resume_from_checkpoint"));
+        return Err(Error::new(ErrorKind::NotFound, message)
+            .with_path(&path)
+            .with_field("resume_from_checkpoint"));
     }
     Ok(path)
 }

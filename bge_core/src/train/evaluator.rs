@@ -30,10 +30,16 @@ impl Evaluator {
     ) -> Result<Self> {
         let folder = BeirFolder::open(path, &data.eval_split)?;
         let instructions = Instructions::new(data)?;
-        let queries: Vec<String> =
-            folder.query_texts.iter().map(|text| instructions.query(text, None)).collect();
-        let passages: Vec<String> =
-            folder.document_texts.iter().map(|text| instructions.passage(text, None, false)).collect();
+        let queries: Vec<String> = folder
+            .query_texts
+            .iter()
+            .map(|text| instructions.query(text, None))
+            .collect();
+        let passages: Vec<String> = folder
+            .document_texts
+            .iter()
+            .map(|text| instructions.passage(text, None, false))
+            .collect();
         Ok(Self {
             queries: tokenizer.encode_batch(&queries, query_max_len)?,
             passages: tokenizer.encode_batch(&passages, passage_max_len)?,

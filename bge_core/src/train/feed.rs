@@ -65,15 +65,24 @@ impl Feed {
     /// What decides the order of the rows, in words short enough for an error.
     pub(crate) fn fingerprint(&self) -> String {
         let input = self.dataset.plan_input(1, 0);
-        let shapes = input.datasets.iter().map(|d| format!("{}x{}", d.rows, d.batch_size));
+        let shapes = input
+            .datasets
+            .iter()
+            .map(|d| format!("{}x{}", d.rows, d.batch_size));
         let shapes: Vec<String> = shapes.collect();
         let shapes = if shapes.len() > 8 {
-            let sum = shapes.iter().flat_map(|s| s.bytes()).fold(0_u64, |sum, byte| crate::random::mix(sum ^ u64::from(byte)));
+            let sum = shapes
+                .iter()
+                .flat_map(|s| s.bytes())
+                .fold(0_u64, |sum, byte| crate::random::mix(sum ^ u64::from(byte)));
             format!("{} datasets {sum:016x}", shapes.len())
         } else {
             format!("rows x batch {}", shapes.join(" "))
         };
-        format!("{shapes}, accumulation {}, data seed {}", self.accumulation, input.seed)
+        format!(
+            "{shapes}, accumulation {}, data seed {}",
+            self.accumulation, input.seed
+        )
     }
 
     /// The micro-batches of the update that follows `steps` finished ones, and their rows.
@@ -82,7 +91,9 @@ impl Feed {
         let first = (steps % self.updates_per_epoch()) * self.accumulation;
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let plan = EpochPlan::new(self.dataset.plan_input(1, epoch as u64))?;
-            let batches = (0..plan.steps()).map(|step| plan.batch(step, 0)).collect::<Result<Vec<_>>>()?;
+            let batches = (0..plan.steps())
+                .map(|step| plan.batch(step, 0))
+                .collect::<Result<Vec<_>>>()?;
             self.order = Some((epoch, batches));
         }
         let Some((_, order)) = &self.order else {
@@ -94,8 +105,11 @@ impl Feed {
         let dataset = &self.dataset;
         for plan in plans {
             let rules = dataset.draw_rules(plan)?;
-            let groups: Vec<TrainGroup> =
-                plan.rows.par_iter().map(|&row| dataset.group(row, &rules)).collect::<Result<_>>()?;
+            let groups: Vec<TrainGroup> = plan
+                .rows
+                .par_iter()
+                .map(|&row| dataset.group(row, &rules))
+                .collect::<Result<_>>()?;
             batches.push(self.collate(&groups, plan.no_in_batch_neg)?);
             rows.extend(plan.rows.iter().copied());
         }
@@ -104,10 +118,14 @@ impl Feed {
 
     fn collate(&self, groups: &[TrainGroup], no_in_batch_neg: bool) -> Result<TrainBatch> {
         let queries: Vec<&str> = groups.iter().map(|group| group.query.as_str()).collect();
-        let passages: Vec<&str> =
-            groups.iter().flat_map(|group| group.passages.iter().map(String::as_str)).collect();
-        let scores: Option<Vec<&[f32]>> =
-            groups.iter().map(|group| group.teacher_scores.as_deref()).collect();
+        let passages: Vec<&str> = groups
+            .iter()
+            .flat_map(|group| group.passages.iter().map(String::as_str))
+            .collect();
+        let scores: Option<Vec<&[f32]>> = groups
+            .iter()
+            .map(|group| group.teacher_scores.as_deref())
+            .collect();
         Ok(TrainBatch {
             queries: self.tokenizer.encode_batch(&queries, self.query_max_len)?,
             passages: self.tokenizer.encode_batch(&passages, self.passage_max_len)?,
@@ -124,8 +142,16 @@ impl Feed {
         });
         let places: Vec<String> = places.collect();
         let more = rows.len().saturating_sub(16);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let message = format!("{}; the lines of its batch: {}{more}", error.message(), places.join(", "));
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "{}; the lines of its batch: {}{more}",
+            error.message(),
+            places.join(", ")
+        );
         Error::new(ErrorKind::NotFinite, message)
     }
 }

@@ -59,10 +59,18 @@ impl Policy {
             (training.num_train_epochs * updates_per_epoch as f64).ceil() as usize
         };
         if max_steps == 0 {
-            bail!(InvalidConfig, "num_train_epochs {} gives no step", training.num_train_epochs);
+            bail!(
+                InvalidConfig,
+                "num_train_epochs {} gives no step",
+                training.num_train_epochs
+            );
         }
         let steps = |value: f64| {
-            let steps = if value < 1.0 { (value * max_steps as f64).ceil() } else { value };
+            let steps = if value < 1.0 {
+                (value * max_steps as f64).ceil()
+            } else {
+                value
+            };
             Interval::Steps((steps as usize).max(1))
         };
         let interval = |strategy, value: f64| match strategy {
@@ -80,7 +88,10 @@ impl Policy {
             },
             logging: interval(training.logging_strategy, training.logging_steps),
             logging_first_step: training.logging_first_step,
-            evaluation: interval(training.eval_strategy, training.eval_steps.unwrap_or(training.logging_steps)),
+            evaluation: interval(
+                training.eval_strategy,
+                training.eval_steps.unwrap_or(training.logging_steps),
+            ),
             save: match training.save_strategy {
                 SaveStrategy::No | SaveStrategy::Best => Interval::Never,
                 SaveStrategy::Steps => steps(training.save_steps),
@@ -123,9 +134,21 @@ impl Policy {
 
     /// Takes an evaluation into account; true if it is the best so far.
     pub(crate) fn judge(&self, state: &mut TrainerState, value: f64) -> bool {
-        let gain = |best: f64| if self.greater_is_better { value - best } else { best - value };
-        let enough = state.best_metric.is_none_or(|best| gain(best) > self.threshold.max(0.0));
-        state.evaluations_without_gain = if enough { 0 } else { state.evaluations_without_gain + 1 };
+        let gain = |best: f64| {
+            if self.greater_is_better {
+                value - best
+            } else {
+                best - value
+            }
+        };
+        let enough = state
+            .best_metric
+            .is_none_or(|best| gain(best) > self.threshold.max(0.0));
+        state.evaluations_without_gain = if enough {
+            0
+        } else {
+            state.evaluations_without_gain + 1
+        };
         let better = state.best_metric.is_none_or(|best| gain(best) > 0.0);
         if better {
             state.best_metric = Some(value);

@@ -14,6 +14,8 @@ use super::state::TrainerState;
 use super::step::{StepReport, Stepper};
 use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
 use crate::data::Dataset;
+use crate::data::preflight::validate_files;
+use crate::data::session::ValidationOptions;
 use crate::data::template::Template;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
@@ -58,11 +60,14 @@ impl Trainer {
     pub fn new(config: CheckedConfig) -> Result<Self> {
         let (data_args, training) = (&config.data, &config.training);
         let mut notes: Vec<Issue> = config.warnings().to_vec();
-        let folder = hub::resolve_model(&config.model.model_name_or_path, &hub::HubOptions {
-            cache_dir: config.model.cache_dir.clone().map(Into::into),
-            token: config.model.token.clone(),
-            ..hub::HubOptions::default()
-        })?;
+        let folder = hub::resolve_model(
+            &config.model.model_name_or_path,
+            &hub::HubOptions {
+                cache_dir: config.model.cache_dir.clone().map(Into::into),
+                token: config.model.token.clone(),
+                ..hub::HubOptions::default()
+            },
+        )?;
         let folder = ModelFolder::open(&folder)?;
         let output_dir = PathBuf::from(&training.output_dir);
         let resume = training
@@ -81,23 +86,41 @@ impl Trainer {
         check_vocabulary(&tokenizer, &model, &folder.path)?;
         notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
 
+        if data_args.validate_data {
+            notes.extend(preflight(&config)?);
+        }
         let dataset = Dataset::open(data_args, training)?;
-        notes.extend(dataset.notes().iter().cloned());
-        notes.extend(dataset.plan_input(1, 0).notes());
+        if !data_args.validate_data {
+            notes.extend(dataset.notes().iter().cloned());
+            notes.extend(dataset.plan_input(1, 0).notes());
+        }
         let limit = folder.config.max_tokens();
         let mut lengths = [data_args.query_max_len, data_args.passage_max_len];
         for (name, length) in ["query_max_len", "passage_max_len"].into_iter().zip(&mut lengths) {
             if *length > limit {
-                let message = format!("{length} is more than the model has positions for; texts are cut at {limit} tokens");
+                let message = format!(
+                    "{length} is more than the model has positions for; texts are cut at {limit} tokens"
+                );
                 notes.push(Issue::new("config.length_clamped", Severity::Warning, message).on_field(name));
                 *length = limit;
             }
         }
-        let feed = Feed::new(dataset, tokenizer.clone(), lengths, training.gradient_accumulation_steps)?;
+        let feed = Feed::new(
+            dataset,
+            tokenizer.clone(),
+            lengths,
+            training.gradient_accumulation_steps,
+        )?;
         let policy = Policy::new(training, feed.updates_per_epoch())?;
         let stepper = Stepper::new(model, training, policy.max_steps)?;
         let evaluator = match &data_args.eval_dataset {
-            Some(path) => Some(Evaluator::open(Path::new(path), data_args, training, &tokenizer, lengths)?),
+            Some(path) => Some(Evaluator::open(
+                Path::new(path),
+                data_args,
+                training,
+                &tokenizer,
+                lengths,
+            )?),
             None => None,
         };
         let save = SaveContext {
@@ -107,8 +130,17 @@ impl Trainer {
             settings: settings_text(&config),
         };
         let state = policy.fresh_state(training, feed.fingerprint());
-        let mut trainer =
-            Self { config, stepper, feed, evaluator, save, policy, state, notes, stopper: Stopper::default() };
+        let mut trainer = Self {
+            config,
+            stepper,
+            feed,
+            evaluator,
+            save,
+            policy,
+            state,
+            notes,
+            stopper: Stopper::default(),
+        };
         if let Some(checkpoint) = resume {
             trainer.resume(&checkpoint)?;
         }
@@ -185,12 +217,23 @@ impl Trainer {
             let report = self.step()?;
             let secs = started.elapsed().as_secs_f64();
             rates.push((report.tokens as f64 / secs, secs));
-            stop = self.tell(callbacks, &TrainEvent::Step { state: &self.state, report: &report, secs });
+            stop = self.tell(
+                callbacks,
+                &TrainEvent::Step {
+                    state: &self.state,
+                    report: &report,
+                    secs,
+                },
+            );
             ended_early = self.after_step(&report, callbacks)?;
             stop |= self.stopper.stopped();
         }
         let stopped = stop && !ended_early && self.state.global_step < self.policy.max_steps;
-        let folder = if stopped { self.checkpoint(callbacks)? } else { self.finish(callbacks)? };
+        let folder = if stopped {
+            self.checkpoint(callbacks)?
+        } else {
+            self.finish(callbacks)?
+        };
         let median = |pick: fn(&(f64, f64)) -> f64| {
             let mut values: Vec<f64> = rates.iter().map(pick).collect();
             values.sort_by(f64::total_cmp);
@@ -208,7 +251,11 @@ impl Trainer {
     fn step(&mut self) -> Result<StepReport> {
         let (batches, rows) = self.feed.update(self.state.global_step)?;
         let report = self.stepper.step(&batches).map_err(|error| {
-            if error.kind() == ErrorKind::NotFinite { self.feed.name_rows(error, &rows) } else { error }
+            if error.kind() == ErrorKind::NotFinite {
+                self.feed.name_rows(error, &rows)
+            } else {
+                error
+            }
         })?;
         let state = &mut self.state;
         state.global_step += 1;
@@ -222,7 +269,9 @@ impl Trainer {
 
     /// Logs, evaluates and saves where the policy says so; true ends the run (early stopping).
     fn after_step(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
-        let due = self.policy.due(self.state.global_step, self.feed.updates_per_epoch());
+        let due = self
+            .policy
+            .due(self.state.global_step, self.feed.updates_per_epoch());
         if due.log {
             self.log(report, callbacks);
         }
@@ -231,7 +280,10 @@ impl Trainer {
         if due.evaluate && self.evaluator.is_some() {
             let better = self.evaluate(callbacks)?;
             save |= better && self.config.training.save_strategy == SaveStrategy::Best;
-            ended = self.policy.patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience);
+            ended = self
+                .policy
+                .patience
+                .is_some_and(|patience| self.state.evaluations_without_gain >= patience);
         }
         if save {
             self.checkpoint(callbacks)?;
@@ -268,10 +320,20 @@ impl Trainer {
         }
         self.state.log(entry);
         let Some(value) = report.get(&self.policy.metric) else {
-            bail!(InvalidConfig, "metric_for_best_model `{}` is not among the metrics", self.policy.metric);
+            bail!(
+                InvalidConfig,
+                "metric_for_best_model `{}` is not among the metrics",
+                self.policy.metric
+            );
         };
         let better = self.policy.judge(&mut self.state, value);
-        self.tell(callbacks, &TrainEvent::Evaluated { state: &self.state, report: &report });
+        self.tell(
+            callbacks,
+            &TrainEvent::Evaluated {
+                state: &self.state,
+                report: &report,
+            },
+        );
         Ok(better)
     }
 
@@ -284,7 +346,12 @@ impl Trainer {
         self.tell(callbacks, &TrainEvent::Saved(&place));
         if let Some(limit) = self.config.training.save_total_limit {
             let best = self.config.training.load_best_model_at_end;
-            let best = self.state.best_model_checkpoint.as_ref().filter(|_| best).map(Path::new);
+            let best = self
+                .state
+                .best_model_checkpoint
+                .as_ref()
+                .filter(|_| best)
+                .map(Path::new);
             checkpoint::rotate(&self.save.output_dir, limit, best)?;
         }
         Ok(place)
@@ -303,21 +370,68 @@ impl Trainer {
 
     /// Tells every callback; true if one of them says stop.
     fn tell(&self, callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
-        callbacks.iter_mut().fold(false, |stop, callback| callback.on_event(event) == Control::Stop || stop)
+        callbacks.iter_mut().fold(false, |stop, callback| {
+            callback.on_event(event) == Control::Stop || stop
+        })
     }
+}
+
+/// The checks of `bge validate`: its warnings, or one error that counts its errors and shows the first ones.
+fn preflight(config: &CheckedConfig) -> Result<Vec<Issue>> {
+    let options = ValidationOptions {
+        data: config.data.clone(),
+        training: config.training.clone(),
+        ..ValidationOptions::default()
+    };
+    let report = validate_files(options, None, |_| true)?;
+    if report.has_errors() {
+        let groups = report
+            .issues
+            .iter()
+            .filter(|group| group.severity == Severity::Error);
+        let shown: Vec<String> = groups
+            .flat_map(|group| &group.first)
+            .take(5)
+            .map(|issue| format!("\n  {issue}"))
+            .collect();
+        let message = format!(
+            "the training data has {} errors (all of them: bge validate; to train all the same: --validate_data False){}",
+            report.count(Severity::Error),
+            shown.concat()
+        );
+        return Err(Error::new(ErrorKind::InvalidData, message));
+    }
+    let warnings = report
+        .issues
+        .iter()
+        .filter(|group| group.severity == Severity::Warning);
+    Ok(warnings
+        .filter_map(|group| {
+            let mut issue = group.first.first()?.clone();
+            if group.total > 1 {
+                issue.message = format!("{} ({} times)", issue.message, group.total);
+            }
+            Some(issue)
+        })
+        .collect())
 }
 
 /// Refuses to mix a new run into the files of an old one.
 fn guard_output(output_dir: &Path, allowed: bool) -> Result<()> {
     if output_dir.is_file() {
         let message = "this is a file; output_dir must be a folder";
-        return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(output_dir).with_field("output_dir"));
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .with_path(output_dir)
+            .with_field("output_dir"));
     }
     let old = ["model.safetensors", "trainer_state.json", "config.json"];
-    let used = old.iter().any(|name| output_dir.join(name).exists()) || !checkpoint::list(output_dir).is_empty();
+    let used =
+        old.iter().any(|name| output_dir.join(name).exists()) || !checkpoint::list(output_dir).is_empty();
     if used && !allowed {
         let message = "the folder holds an earlier run; give --overwrite_output_dir, --resume_from_checkpoint, or another folder";
-        return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(output_dir).with_field("output_dir"));
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .with_path(output_dir)
+            .with_field("output_dir"));
     }
     Ok(())
 }
@@ -337,8 +451,14 @@ fn sentence_settings(config: &CheckedConfig, folder: &ModelFolder) -> Result<Sen
         pooling: config.training.sentence_pooling_method,
         normalize: config.training.normalize_embeddings,
         max_seq_length: folder.max_tokens(),
-        query_prompt: prompt(&data.query_instruction_for_retrieval, &data.query_instruction_format)?,
-        passage_prompt: prompt(&data.passage_instruction_for_retrieval, &data.passage_instruction_format)?,
+        query_prompt: prompt(
+            &data.query_instruction_for_retrieval,
+            &data.query_instruction_format,
+        )?,
+        passage_prompt: prompt(
+            &data.passage_instruction_for_retrieval,
+            &data.passage_instruction_format,
+        )?,
     })
 }
 

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use bge_core::config::{Arguments, Loader, Module, config_error, flag_help, groups, split_config_flag, take_switch};
+use bge_core::config::{
+    Arguments, Loader, Module, config_error, flag_help, groups, split_config_flag, take_switch,
+};
 use bge_core::{Error, ErrorKind, Issue, Severity, files};
 
 /// How a command failed.
@@ -39,7 +41,11 @@ pub(crate) fn finish(outcome: Outcome<()>) -> i32 {
         }
         Err(Failure::Work(error)) => {
             let _ = writeln!(err, "error: {error}");
-            if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::UnknownFlag) { 2 } else { 1 }
+            if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::UnknownFlag) {
+                2
+            } else {
+                1
+            }
         }
     }
 }
@@ -65,10 +71,16 @@ pub(crate) struct Settings<A> {
 }
 
 /// Reads flags and `--config FILE`; prints help and ends where it is asked for.
-pub(crate) fn settings<A: Arguments + Default>(usage: &str, args: &[String], module: Module) -> Outcome<Settings<A>> {
+pub(crate) fn settings<A: Arguments + Default>(
+    usage: &str,
+    args: &[String],
+    module: Module,
+) -> Outcome<Settings<A>> {
     let mut args = args.to_vec();
     if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
-        let mut text = format!("{usage}\n  --config FILE\n          Settings from a TOML or JSON file; flags win over it.\n  --json\n          The result as one JSON object on standard output.\n");
+        let mut text = format!(
+            "{usage}\n  --config FILE\n          Settings from a TOML or JSON file; flags win over it.\n  --json\n          The result as one JSON object on standard output.\n"
+        );
         for group in groups::<A>() {
             if group != "m3" {
                 text.push_str(&format!("\n{group}:\n{}", flag_help::<A>(group)));
@@ -81,24 +93,40 @@ pub(crate) fn settings<A: Arguments + Default>(usage: &str, args: &[String], mod
     let mut loader = Loader::<A>::for_module(module);
     if let Some(file) = file {
         let text = files::read_text(Path::new(&file)).map_err(|error| {
-            Failure::Usage(vec![Issue::new("config.file", Severity::Error, error.to_string())])
+            Failure::Usage(vec![Issue::new(
+                "config.file",
+                Severity::Error,
+                error.to_string(),
+            )])
         })?;
         loader = loader.file(&file, &text);
     }
     let parsed = loader.flags(&flags).finish().map_err(Failure::Usage)?;
-    Ok(Settings { arguments: parsed.arguments, json, warnings: parsed.warnings })
+    Ok(Settings {
+        arguments: parsed.arguments,
+        json,
+        warnings: parsed.warnings,
+    })
 }
 
 /// Settings that contradict each other, as a failure.
 pub(crate) fn refused(issues: Vec<Issue>) -> Failure {
-    if issues.is_empty() { Failure::Work(config_error(&issues)) } else { Failure::Usage(issues) }
+    if issues.is_empty() {
+        Failure::Work(config_error(&issues))
+    } else {
+        Failure::Usage(issues)
+    }
 }
 
 /// Sets the threads of the CPU for the whole process.
 pub(crate) fn use_threads(threads: Option<usize>) -> Outcome<()> {
     if let Some(threads) = threads {
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        built.map_err(|error| Error::new(ErrorKind::Internal, "cannot set the number of threads").with_source(error))?;
+        let built = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
+        built.map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot set the number of threads").with_source(error)
+        })?;
     }
     Ok(())
 }

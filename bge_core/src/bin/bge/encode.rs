@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::command::{Outcome, print, refused, say, settings, use_threads};
 use crate::progress;
 
-const USAGE: &str = "usage: bge encode --embedder_name_or_path FOLDER --input_file FILE --output_file FILE [FLAGS]\n";
+const USAGE: &str =
+    "usage: bge encode --embedder_name_or_path FOLDER --input_file FILE --output_file FILE [FLAGS]\n";
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
@@ -78,19 +79,30 @@ pub(crate) fn open(arguments: &EmbedArguments) -> Result<Embedder, Error> {
 fn read_texts(path: &Path) -> Result<Vec<String>, Error> {
     let content = files::read_text(path)?;
     let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
     if extension.eq_ignore_ascii_case("txt") {
         return Ok(content.lines().map(str::to_owned).collect());
     }
     let mut texts = Vec::new();
-    for (index, line) in content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in content
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let bad = |message: &str| {
-            Error::new(ErrorKind::InvalidData, message).with_path(path).with_line(index as u64 + 1)
+            Error::new(ErrorKind::InvalidData, message)
+                .with_path(path)
+                .with_line(index as u64 + 1)
         };
         let value: Value = serde_json::from_str(line)
             .map_err(|error| bad("the line is not a JSON object").with_source(error))?;
         let field = |name: &str| value.get(name).and_then(Value::as_str);
-        let text = field("text").or_else(|| field("query")).or_else(|| value.as_str());
+        let text = field("text")
+            .or_else(|| field("query"))
+            .or_else(|| value.as_str());
         let text = text.ok_or_else(|| bad("the line has neither `text` nor `query` as a string"))?;
         texts.push(match field("title").filter(|title| !title.is_empty()) {
             Some(title) => format!("{title} {text}").trim().to_owned(),
@@ -116,7 +128,9 @@ impl Format {
             Some("jsonl") => Ok(Self::Jsonl),
             _ => {
                 let message = "the name must end in .npy, .safetensors or .jsonl";
-                Err(Error::new(ErrorKind::InvalidConfig, message).with_path(path).with_field("output_file"))
+                Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .with_path(path)
+                    .with_field("output_file"))
             }
         }
     }
@@ -159,5 +173,7 @@ impl Format {
 }
 
 fn write_floats(file: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
-    values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))
+    values
+        .iter()
+        .try_for_each(|value| file.write_all(&value.to_le_bytes()))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bge_core::config::{EmbedArguments, EvaluateConfig, Module, TextRole};
 use bge_core::evaluation::{
-    BeirFolder, CompareOptions, Evaluation, EvaluationOptions, ReportContext, Role, comparison_html, comparison_table,
-    compare, evaluate, evaluation_html, evaluation_table,
+    BeirFolder, CompareOptions, Evaluation, EvaluationOptions, ReportContext, Role, compare, comparison_html,
+    comparison_table, evaluate, evaluation_html, evaluation_table,
 };
 use bge_core::inference::Embedder;
 use bge_core::{Error, files};
@@ -39,15 +39,25 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         ignore_identical_ids: ask.ignore_identical_ids,
     };
     let after = measure(&open(&config.embed)?, &folder, &options)?;
-    let mut context = ReportContext { provenance: provenance(&config.embed, &ask.dataset), ..ReportContext::default() };
+    let mut context = ReportContext {
+        provenance: provenance(&config.embed, &ask.dataset),
+        ..ReportContext::default()
+    };
     let (text, value, html) = match &ask.baseline {
         None => {
             let html = evaluation_html(&folder, &after, &context);
-            (evaluation_table(&after.report), serde_json::to_string(&after.report), html)
+            (
+                evaluation_table(&after.report),
+                serde_json::to_string(&after.report),
+                html,
+            )
         }
         Some(baseline) => {
             context.provenance.insert("baseline".to_owned(), baseline.clone());
-            let base = EmbedArguments { embedder_name_or_path: baseline.clone(), ..config.embed.clone() };
+            let base = EmbedArguments {
+                embedder_name_or_path: baseline.clone(),
+                ..config.embed.clone()
+            };
             let before = measure(&open(&base)?, &folder, &options)?;
             let options = CompareOptions {
                 seed: ask.seed,
@@ -57,11 +67,19 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             };
             let comparison = compare(&folder, &before, &after, &options)?;
             let html = comparison_html(&comparison, &context);
-            (comparison_table(&comparison), serde_json::to_string(&comparison), html)
+            (
+                comparison_table(&comparison),
+                serde_json::to_string(&comparison),
+                html,
+            )
         }
     };
     let value = value.map_err(|error| {
-        Error::new(bge_core::ErrorKind::Internal, "a result cannot be written as JSON").with_source(error)
+        Error::new(
+            bge_core::ErrorKind::Internal,
+            "a result cannot be written as JSON",
+        )
+        .with_source(error)
     })?;
     if let Some(report) = &ask.report {
         write(report, &html)?;
@@ -104,5 +122,7 @@ fn provenance(embed: &EmbedArguments, dataset: &str) -> BTreeMap<String, String>
 }
 
 fn write(path: &str, text: &str) -> Result<(), Error> {
-    files::write_whole(Path::new(path), |file| std::io::Write::write_all(file, text.as_bytes()))
+    files::write_whole(Path::new(path), |file| {
+        std::io::Write::write_all(file, text.as_bytes())
+    })
 }

@@ -22,11 +22,18 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let (module, rest) = if module == "--help" || module == "-h" {
         (Module::EncoderOnlyBase, args)
     } else {
-        let name = module.rsplit_once("embedder.").map_or(module.as_str(), |(_, name)| name);
+        let name = module
+            .rsplit_once("embedder.")
+            .map_or(module.as_str(), |(_, name)| name);
         let module: Module = name.parse().map_err(|_| {
-            usage(format!("{module:?} is not a module; this version trains encoder_only.base"))
+            usage(format!(
+                "{module:?} is not a module; this version trains encoder_only.base"
+            ))
         })?;
-        (module.available().map_err(|error| usage(error.to_string()))?, rest)
+        (
+            module.available().map_err(|error| usage(error.to_string()))?,
+            rest,
+        )
     };
     let settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
     for warning in &settings.warnings {
@@ -58,7 +65,11 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         ));
         return Err(Failure::Code(1));
     }
-    say(format!("done: {} ({:.0} tokens/s)", report.folder.display(), report.tokens_per_second));
+    say(format!(
+        "done: {} ({:.0} tokens/s)",
+        report.folder.display(),
+        report.tokens_per_second
+    ));
     Ok(())
 }
 

@@ -6,8 +6,13 @@ mod encode;
 mod evaluate;
 mod finetune;
 mod progress;
+mod validate;
 
 use std::io::Write;
+
+use bge_core::config::FinetuneConfig;
+use bge_core::models::hub;
+use bge_core::tokenize::Tokenizer;
 
 /// Training and encoding free and take large buffers all the time; this allocator keeps them at hand.
 #[global_allocator]
@@ -29,7 +34,10 @@ usage: bge COMMAND [FLAGS]
 ";
 
 fn main() -> std::process::ExitCode {
-    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
     std::process::ExitCode::from(run(&args) as u8)
 }
 
@@ -41,6 +49,7 @@ fn run(args: &[String]) -> i32 {
     };
     match command.as_str() {
         "config" => config::run(rest, &mut out, &mut err),
+        "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
         "encode" => command::finish(encode::run(rest)),
         "evaluate" => command::finish(evaluate::run(rest)),
@@ -51,4 +60,19 @@ fn run(args: &[String]) -> i32 {
             2
         }
     }
+}
+
+/// Counts tokens with the tokenizer of the model that the settings name.
+fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<Box<dyn Fn(&str) -> usize>>> {
+    let name = config
+        .model
+        .tokenizer_name
+        .as_ref()
+        .unwrap_or(&config.model.model_name_or_path);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let folder = hub::resolve_model(name, &hub::HubOptions::default())?;
+    let tokenizer = Tokenizer::open(folder)?;
+    Ok(Some(Box::new(move |text| tokenizer.count(text).unwrap_or(0))))
 }

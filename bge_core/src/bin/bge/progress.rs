@@ -10,7 +10,11 @@ use crate::command::say;
 
 /// A bar with a message; silent where standard error is no terminal.
 pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(length), target);
     let template = format!("{{bar:30}} {{pos}}/{{len}} {unit}  {{msg}}  {{elapsed}} < {{eta}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -31,7 +35,12 @@ pub(crate) struct TrainProgress {
 impl TrainProgress {
     pub(crate) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { bar: None, terminal, rate: (0.0, 0.0), last_line: Instant::now() }
+        Self {
+            bar: None,
+            terminal,
+            rate: (0.0, 0.0),
+            last_line: Instant::now(),
+        }
     }
 
     fn line(&self, text: &str) {
@@ -52,7 +61,10 @@ impl Callback for TrainProgress {
             TrainEvent::Note(issue) => self.line(&issue.to_string()),
             TrainEvent::Begin(state) => {
                 if state.global_step > 0 {
-                    self.line(&format!("going on after step {} of {}", state.global_step, state.max_steps));
+                    self.line(&format!(
+                        "going on after step {} of {}",
+                        state.global_step, state.max_steps
+                    ));
                 }
                 if self.terminal {
                     let bar = bar(state.max_steps as u64, "steps");
@@ -61,8 +73,15 @@ impl Callback for TrainProgress {
                 }
             }
             TrainEvent::Step { state, report, secs } => {
-                self.rate = (self.rate.0 * 0.95 + report.tokens as f64, self.rate.1 * 0.95 + secs);
-                let message = format!("loss {:.4}  {:.0} tokens/s", report.loss, self.tokens_per_second());
+                self.rate = (
+                    self.rate.0 * 0.95 + report.tokens as f64,
+                    self.rate.1 * 0.95 + secs,
+                );
+                let message = format!(
+                    "loss {:.4}  {:.0} tokens/s",
+                    report.loss,
+                    self.tokens_per_second()
+                );
                 if let Some(bar) = &self.bar {
                     bar.set_message(message);
                     bar.set_position(state.global_step as u64);
@@ -80,7 +99,12 @@ impl Callback for TrainProgress {
             }
             TrainEvent::Log(entry) => {
                 if !self.terminal {
-                    let number = |key: &str| entry.get(key).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
+                    let number = |key: &str| {
+                        entry
+                            .get(key)
+                            .and_then(serde_json::Value::as_f64)
+                            .unwrap_or(f64::NAN)
+                    };
                     say(format!(
                         "step {}  loss {:.4}  grad_norm {:.3}  learning_rate {:.3e}",
                         number("step"),
