@@ -62,7 +62,9 @@ fn vectors(model: &Bert, probes: &Value, pooling: PoolingMethod, normalize: bool
     if normalize {
         for row in &mut rows {
             let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-            row.iter_mut().for_each(|x| *x /= norm);
+            for x in row {
+                *x /= norm;
+            }
         }
     }
     rows
@@ -139,7 +141,11 @@ fn check(name: &str) {
     }
     let file = folder.join("cases").join(format!("{name}.safetensors"));
     if file.exists() {
-        for (weight, want) in candle_core::safetensors::load(&file, &Device::Cpu).unwrap() {
+        let want: BTreeMap<_, _> = candle_core::safetensors::load(&file, &Device::Cpu)
+            .unwrap()
+            .into_iter()
+            .collect();
+        for (weight, want) in want {
             if !weight.ends_with("key.bias") {
                 let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let difference = largest_difference(&after[&weight], &want);

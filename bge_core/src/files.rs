@@ -136,9 +136,9 @@ fn sync_tree(folder: &Path) -> Result<()> {
             .map_err(|error| Error::io(folder, "list this folder", error))?
             .path();
         if path.is_dir() {
-            sync_tree(&path)?
+            sync_tree(&path)?;
         } else {
-            sync(&path)?
+            sync(&path)?;
         }
     }
     sync(folder)

@@ -93,5 +93,7 @@ pub fn encode_tokens(
 /// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.
 fn scale_to_one(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-    vector.iter_mut().for_each(|x| *x /= norm);
+    for x in vector {
+        *x /= norm;
+    }
 }

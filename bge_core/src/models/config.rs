@@ -135,7 +135,7 @@ impl EncoderConfig {
                 return Err(bad(format!("{size} is not a size that a model can have")).with_field(field));
             }
         }
-        if known.hidden_size % known.num_attention_heads != 0 {
+        if !known.hidden_size.is_multiple_of(known.num_attention_heads) {
             return Err(bad(format!(
                 "{} is not a multiple of num_attention_heads = {}",
                 known.hidden_size, known.num_attention_heads

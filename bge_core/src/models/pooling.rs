@@ -27,7 +27,9 @@ pub fn pool(method: PoolingMethod, hidden: &Tensor, offsets: &[u32]) -> Result<T
                     sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                 }
                 let inverse = 1.0 / (end - first) as f32;
-                sum.iter_mut().for_each(|x| *x *= inverse);
+                for x in sum {
+                    *x *= inverse;
+                }
             }
         }
     }

@@ -33,7 +33,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (w, b) = (read(&self.weight.value)?, read(&self.bias.value)?);
         let y = linear::forward(&read(x)?, &w, self.inputs, self.outputs, |tile| {
-            linear::add_bias(tile, &b)
+            linear::add_bias(tile, &b);
         });
         tensor(y, (x.dim(0)?, self.outputs))
     }
@@ -57,7 +57,7 @@ impl Linear {
     pub fn add_backward_input(&self, dx: &Tensor, dy: &Tensor) -> Result<()> {
         let (w, dy) = (read(&self.weight.value)?, read(dy)?);
         update(dx, |dx| {
-            linear::add_input_gradient(dx, &dy, &w, self.inputs, self.outputs)
+            linear::add_input_gradient(dx, &dy, &w, self.inputs, self.outputs);
         })
     }
 }

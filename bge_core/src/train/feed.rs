@@ -135,7 +135,7 @@ impl Feed {
     }
 
     /// Adds the lines of a batch to an error about it.
-    pub(crate) fn name_rows(&self, error: Error, rows: &[u64]) -> Error {
+    pub(crate) fn name_rows(&self, error: &Error, rows: &[u64]) -> Error {
         let places = rows.iter().take(16).filter_map(|&row| {
             let (path, line) = self.dataset.place(row).ok()?;
             Some(format!("{}:{line}", path.display()))

@@ -36,8 +36,8 @@ impl Interval {
     fn due(self, step: usize, updates_per_epoch: usize) -> bool {
         match self {
             Self::Never => false,
-            Self::Steps(every) => step % every == 0,
-            Self::Epochs => step % updates_per_epoch == 0,
+            Self::Steps(every) => step.is_multiple_of(every),
+            Self::Epochs => step.is_multiple_of(updates_per_epoch),
         }
     }
 }

@@ -167,7 +167,7 @@ impl Stepper {
             if let (Some(gradient), Some(value)) = (self.gradients.get(id), values.get(id)) {
                 let gradient = read(gradient)?;
                 update(value, |value| {
-                    self.optimizer.update(index, lr, scale, value, &gradient)
+                    self.optimizer.update(index, lr, scale, value, &gradient);
                 })?;
             }
         }

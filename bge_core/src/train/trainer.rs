@@ -203,9 +203,9 @@ impl Trainer {
         std::fs::create_dir_all(output_dir)
             .map_err(|error| Error::io(output_dir, "create the output folder", error))?;
         for note in &self.notes {
-            self.tell(callbacks, &TrainEvent::Note(note));
+            tell(callbacks, &TrainEvent::Note(note));
         }
-        self.tell(callbacks, &TrainEvent::Begin(&self.state));
+        tell(callbacks, &TrainEvent::Begin(&self.state));
         let mut stop = self.stopper.stopped();
         if self.state.global_step == 0 && self.config.training.eval_on_start && !stop {
             self.evaluate(callbacks)?;
@@ -217,7 +217,7 @@ impl Trainer {
             let report = self.step()?;
             let secs = started.elapsed().as_secs_f64();
             rates.push((report.tokens as f64 / secs, secs));
-            stop = self.tell(
+            stop = tell(
                 callbacks,
                 &TrainEvent::Step {
                     state: &self.state,
@@ -252,7 +252,7 @@ impl Trainer {
         let (batches, rows) = self.feed.update(self.state.global_step)?;
         let report = self.stepper.step(&batches).map_err(|error| {
             if error.kind() == ErrorKind::NotFinite {
-                self.feed.name_rows(error, &rows)
+                self.feed.name_rows(&error, &rows)
             } else {
                 error
             }
@@ -305,7 +305,7 @@ impl Trainer {
         }
         entry.insert("real_tokens".to_owned(), Value::from(since.tokens));
         let entry = self.state.log(entry).clone();
-        self.tell(callbacks, &TrainEvent::Log(&entry));
+        tell(callbacks, &TrainEvent::Log(&entry));
     }
 
     /// Evaluates, logs, and keeps the score for the best model and early stopping; true if it is the best so far.
@@ -327,7 +327,7 @@ impl Trainer {
             );
         };
         let better = self.policy.judge(&mut self.state, value);
-        self.tell(
+        tell(
             callbacks,
             &TrainEvent::Evaluated {
                 state: &self.state,
@@ -343,7 +343,7 @@ impl Trainer {
             self.state.best_model_checkpoint = Some(place.display().to_string());
         }
         self.save.save_checkpoint(&self.stepper, &mut self.state)?;
-        self.tell(callbacks, &TrainEvent::Saved(&place));
+        tell(callbacks, &TrainEvent::Saved(&place));
         if let Some(limit) = self.config.training.save_total_limit {
             let best = self.config.training.load_best_model_at_end;
             let best = self
@@ -364,16 +364,18 @@ impl Trainer {
             checkpoint::load(&mut self.stepper, Path::new(best), None)?;
         }
         self.save.save_final(&self.stepper, &self.state)?;
-        self.tell(callbacks, &TrainEvent::Saved(&self.save.output_dir));
+        tell(callbacks, &TrainEvent::Saved(&self.save.output_dir));
         Ok(self.save.output_dir.clone())
     }
+}
 
-    /// Tells every callback; true if one of them says stop.
-    fn tell(&self, callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
-        callbacks.iter_mut().fold(false, |stop, callback| {
-            callback.on_event(event) == Control::Stop || stop
-        })
+/// Tells every callback; true if one of them says stop.
+fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
+    let mut stop = false;
+    for callback in callbacks {
+        stop |= callback.on_event(event) == Control::Stop;
     }
+    stop
 }
 
 /// The checks of `bge validate`: its warnings, or one error that counts its errors and shows the first ones.

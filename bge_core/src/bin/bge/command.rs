@@ -83,7 +83,10 @@ pub(crate) fn settings<A: Arguments + Default>(
         );
         for group in groups::<A>() {
             if group != "m3" {
-                text.push_str(&format!("\n{group}:\n{}", flag_help::<A>(group)));
+                text.push('\n');
+                text.push_str(group);
+                text.push_str(":\n");
+                text.push_str(&flag_help::<A>(group));
             }
         }
         return Err(Failure::Code(print(&text)));

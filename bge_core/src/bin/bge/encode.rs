@@ -157,7 +157,7 @@ impl Format {
                     "dtype": "F32", "shape": [vectors.len(), vectors.dim], "data_offsets": [0, vectors.data.len() * 4]
                 }});
                 let mut header = header.to_string();
-                while header.len() % 8 != 0 {
+                while !header.len().is_multiple_of(8) {
                     header.push(' ');
                 }
                 file.write_all(&(header.len() as u64).to_le_bytes())?;

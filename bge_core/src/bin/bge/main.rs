@@ -63,7 +63,7 @@ fn run(args: &[String]) -> i32 {
 }
 
 /// Counts tokens with the tokenizer of the model that the settings name.
-fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<Box<dyn Fn(&str) -> usize>>> {
+fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<validate::Counter>> {
     let name = config
         .model
         .tokenizer_name

@@ -97,22 +97,20 @@ impl Callback for TrainProgress {
                     ));
                 }
             }
-            TrainEvent::Log(entry) => {
-                if !self.terminal {
-                    let number = |key: &str| {
-                        entry
-                            .get(key)
-                            .and_then(serde_json::Value::as_f64)
-                            .unwrap_or(f64::NAN)
-                    };
-                    say(format!(
-                        "step {}  loss {:.4}  grad_norm {:.3}  learning_rate {:.3e}",
-                        number("step"),
-                        number("loss"),
-                        number("grad_norm"),
-                        number("learning_rate")
-                    ));
-                }
+            TrainEvent::Log(entry) if !self.terminal => {
+                let number = |key: &str| {
+                    entry
+                        .get(key)
+                        .and_then(serde_json::Value::as_f64)
+                        .unwrap_or(f64::NAN)
+                };
+                say(format!(
+                    "step {}  loss {:.4}  grad_norm {:.3}  learning_rate {:.3e}",
+                    number("step"),
+                    number("loss"),
+                    number("grad_norm"),
+                    number("learning_rate")
+                ));
             }
             TrainEvent::Evaluated { state, report } => {
                 let metric = |name: &str| report.get(name).unwrap_or(f64::NAN);

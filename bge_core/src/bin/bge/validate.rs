@@ -25,8 +25,10 @@ Ends with 1 if there are errors, 2 for wrong usage.
 ";
 
 /// Makes the token counter of a model, given the settings; `None` where they name no model.
-pub(crate) type MakeCounter<'a> =
-    &'a dyn Fn(&FinetuneConfig) -> bge_core::Result<Option<Box<dyn Fn(&str) -> usize>>>;
+pub(crate) type MakeCounter<'a> = &'a dyn Fn(&FinetuneConfig) -> bge_core::Result<Option<Counter>>;
+
+/// Counts the tokens of a text.
+pub(crate) type Counter = Box<dyn Fn(&str) -> usize>;
 
 /// Runs `bge validate` with the words behind it. Returns the exit code: 0, 1 where the data has errors, 2 for wrong usage.
 pub(crate) fn run(
