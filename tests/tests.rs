@@ -5,6 +5,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+#[cfg(feature = "train")]
+mod beir;
 mod config;
 mod data;
 #[cfg(feature = "train")]
