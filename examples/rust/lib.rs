@@ -1,6 +1,7 @@
 //! What the example programs share, and the README, whose Rust code is tested here.
 //!
 #![doc = include_str!("../../README.md")]
+#![allow(clippy::doc_markdown, reason = "the README is prose, not rustdoc")]
 
 use std::path::{Path, PathBuf};
 
