@@ -1,4 +1,5 @@
 //! The example programs run as they are documented.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::process::{Command, Output};
 
