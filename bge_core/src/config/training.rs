@@ -99,7 +99,7 @@ arguments! {
         gradient_checkpointing: bool = false;
         /// Leave out an epoch's last batch if it is not full.
         dataloader_drop_last: bool = false;
-        /// Threads that prepare batches ahead; 0 prepares them between steps.
+        /// Worker processes of upstream's loader. Batches are made by the threads of this process, so it changes nothing.
         dataloader_num_workers: usize = 0;
         /// The devices to train on; all there are if not given.
         devices: Vec<String> = Vec::new(), ours;
