@@ -21,6 +21,8 @@ mod optim;
 #[cfg(feature = "train")]
 mod parity;
 #[cfg(feature = "train")]
+mod quickstart;
+#[cfg(feature = "train")]
 mod tokenize;
 mod validate;
 mod wasm;

@@ -74,7 +74,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 }
 
 /// Listens to Ctrl-C and SIGTERM; the second Ctrl-C ends at once.
-fn stopper() -> Result<Stopper, Error> {
+pub(crate) fn stopper() -> Result<Stopper, Error> {
     let flag = Arc::new(AtomicBool::new(false));
     let failed = |error| Error::new(ErrorKind::Internal, "cannot listen to signals").with_source(error);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

@@ -1,4 +1,4 @@
-//! The `bge` command: validate, configure, fine-tune, encode, evaluate.
+//! The `bge` command: validate, configure, fine-tune, encode, evaluate, and all of it as a quickstart.
 
 mod command;
 mod config;
@@ -6,6 +6,7 @@ mod encode;
 mod evaluate;
 mod finetune;
 mod progress;
+mod quickstart;
 mod validate;
 
 use std::io::Write;
@@ -23,6 +24,7 @@ bge fine-tunes and serves BGE text-embedding models.
 
 usage: bge COMMAND [FLAGS]
 
+  quickstart                    see it work: the whole loop in a minute or two, without a download
   validate FILE_OR_FOLDER...    check training data before it costs a run
   config   schema|default|check|render
                                 show, check and rewrite settings
@@ -60,6 +62,7 @@ fn run(args: &[String]) -> i32 {
         "config" => config::run(rest, &mut out, &mut err),
         "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
+        "quickstart" => command::finish(quickstart::run(rest)),
         "encode" => command::finish(encode::run(rest)),
         "evaluate" => command::finish(evaluate::run(rest)),
         "help" | "--help" | "-h" => command::print(USAGE),
