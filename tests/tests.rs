@@ -10,7 +10,11 @@ mod data;
 #[cfg(feature = "train")]
 mod evaluation;
 #[cfg(feature = "train")]
+mod gradients;
+#[cfg(feature = "train")]
 mod hub;
+#[cfg(feature = "train")]
+mod inference;
 mod layers;
 #[cfg(feature = "train")]
 mod loss;
@@ -19,6 +23,10 @@ mod optim;
 #[cfg(feature = "train")]
 mod parity;
 #[cfg(feature = "train")]
+mod resume;
+#[cfg(feature = "train")]
 mod tokenize;
+#[cfg(feature = "train")]
+mod training;
 mod validate;
 mod wasm;
