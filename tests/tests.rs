@@ -12,7 +12,11 @@ mod data;
 #[cfg(feature = "train")]
 mod evaluation;
 #[cfg(feature = "train")]
+mod gradients;
+#[cfg(feature = "train")]
 mod hub;
+#[cfg(feature = "train")]
+mod inference;
 mod layers;
 #[cfg(feature = "train")]
 mod loss;
@@ -23,6 +27,10 @@ mod parity;
 #[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]
+mod resume;
+#[cfg(feature = "train")]
 mod tokenize;
+#[cfg(feature = "train")]
+mod training;
 mod validate;
 mod wasm;

@@ -6,6 +6,8 @@
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod buffer;
+#[cfg(test)]
+mod checks;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
