@@ -37,7 +37,7 @@ def peer(name, model, input_file, max_length, batch_size, pooling, threads, out)
         from sentence_transformers import SentenceTransformer, models
 
         body = models.Transformer(model, max_seq_length=max_length)
-        head = models.Pooling(body.get_word_embedding_dimension(), pooling_mode="lasttoken" if pooling == "last_token" else pooling)
+        head = models.Pooling(body.get_embedding_dimension(), pooling_mode="lasttoken" if pooling == "last_token" else pooling)
         engine = SentenceTransformer(modules=[body, head, models.Normalize()], device="cpu")
         encode = lambda t: engine.encode(t, batch_size=batch_size)
     else:

@@ -23,9 +23,9 @@ import sidebyside
 
 FLAGS = {
     "train_group_size": 1,  # the rows have no negatives: those of the batch only
-    "per_device_train_batch_size": 32,
+    "per_device_train_batch_size": 16,
     "num_train_epochs": 1,
-    "learning_rate": 5e-5,
+    "learning_rate": 1e-4,
     "lr_scheduler_type": "linear",
     "warmup_ratio": 0.1,
     "temperature": 0.05,
@@ -79,7 +79,7 @@ def score(folder, judged, queries, corpus):
     from sentence_transformers import SentenceTransformer, models
 
     body = models.Transformer(folder, max_seq_length=256)
-    head = models.Pooling(body.get_word_embedding_dimension(), pooling_mode="mean")
+    head = models.Pooling(body.get_embedding_dimension(), pooling_mode="mean")
     engine = SentenceTransformer(modules=[body, head, models.Normalize()], device="cpu")
     names = np.array(sorted(corpus, reverse=True))
     d = engine.encode([corpus[n] for n in names], batch_size=32)
