@@ -110,7 +110,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 
     stages.begin(
         "finetune",
-        "Training on 809 other claims.",
+        "Training, on other claims.",
         &place.finetune_command(),
     );
     let training = train(config)?;
