@@ -77,5 +77,10 @@ fn the_training_data_is_sound_and_shares_no_claim_with_the_test() {
     };
     let report = validate_files(options, Some(&count), |_| true).unwrap();
     assert!(!report.has_errors(), "{report}");
-    assert_eq!(report.rows, 809, "{report}");
+    assert_eq!(report.rows, 805, "{report}");
+    let leaks = report
+        .issues
+        .iter()
+        .filter(|issue| issue.code == "data.leak_query");
+    assert_eq!(leaks.count(), 0, "{report}");
 }

@@ -64,7 +64,7 @@ const PASSAGE_LENGTH: &str = "128";
 
 /// How the model is trained; chosen on a part of the training claims, not on the test claims.
 const TRAINING: &str = "--train_group_size 1 --per_device_train_batch_size 32 --num_train_epochs 3 \
-    --learning_rate 1e-4 --warmup_ratio 0.1 --temperature 0.05 --sentence_pooling_method mean \
+    --learning_rate 2e-4 --warmup_ratio 0.1 --temperature 0.05 --sentence_pooling_method mean \
     --normalize_embeddings True --logging_steps 5 --save_strategy no --overwrite_output_dir True";
 
 /// Runs the command.
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 
     stages.begin(
         "finetune",
-        "Training on 809 other claims.",
+        "Training, on other claims.",
         &place.finetune_command(),
     );
     let training = train(config)?;
@@ -455,7 +455,18 @@ fn validate(config: &FinetuneConfig, place: &Place) -> Outcome<()> {
         ..ValidationOptions::default()
     };
     let report = validate_files(options, Some(&count as TokenCounter<'_>), |_| true)?;
-    say(report.to_string().trim_end());
+    // The command shows all of it.
+    let whole = report.to_string();
+    say(whole.lines().next().unwrap_or_default());
+    for group in report
+        .issues
+        .iter()
+        .filter(|group| group.severity > Severity::Info)
+    {
+        for issue in group.first.iter().take(1) {
+            say(format!("{issue} ({} in all)", group.total));
+        }
+    }
     if report.has_errors() {
         return Err(Failure::Code(1));
     }
