@@ -97,6 +97,33 @@ mod train {
         model.params().iter().map(flat).collect()
     }
 
+    /// Every weight, by name.
+    pub fn weights(model: &Bert) -> BTreeMap<String, Vec<f32>> {
+        let flat = |(name, value, _): (&str, &candle_core::Tensor, bool)| {
+            (name.to_owned(), value.flatten_all().unwrap().to_vec1().unwrap())
+        };
+        model.params().iter().map(flat).collect()
+    }
+
+    /// An evaluation folder out of `plain.jsonl`: its queries, positives and negatives.
+    pub fn beir(folder: &Path) {
+        let (mut corpus, mut queries) = (String::new(), String::new());
+        let mut qrels = "query-id\tcorpus-id\tscore\n".to_owned();
+        let lines = std::fs::read_to_string(fixture("parity/data/plain.jsonl")).unwrap();
+        for (row, line) in lines.lines().enumerate() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            queries += &format!("{{\"_id\": \"q{row}\", \"text\": {}}}\n", record["query"]);
+            for (kind, key) in [("p", "pos"), ("n", "neg")] {
+                corpus += &format!("{{\"_id\": \"{kind}{row}\", \"text\": {}}}\n", record[key][0]);
+            }
+            qrels += &format!("q{row}\tp{row}\t1\n");
+        }
+        std::fs::create_dir_all(folder.join("qrels")).unwrap();
+        std::fs::write(folder.join("corpus.jsonl"), corpus).unwrap();
+        std::fs::write(folder.join("queries.jsonl"), queries).unwrap();
+        std::fs::write(folder.join("qrels/test.tsv"), qrels).unwrap();
+    }
+
     /// Copies the files and folders of a folder.
     pub fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::dropout::Dropout;
-use super::gemm::{Mat, product_into};
+use super::gemm::{Mat, product_of_text};
 use super::math;
 use crate::random;
 
@@ -104,7 +104,7 @@ pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: Shape) -> (Vec<f32
             });
             let at = head * shape.head_width();
             let (scores, values) = (Mat::new(&scores, rows, len), shape.part(v, head, start, len));
-            product_into(&mut task.context[at..], shape.width, false, scores, values);
+            product_of_text(&mut task.context[at..], shape.width, false, scores, values);
         }
     });
     (context, log_sums)
@@ -124,7 +124,7 @@ fn head_scores(
     len: usize,
 ) {
     let (queries, keys) = (shape.part(q, head, first, rows), shape.part(k, head, start, len));
-    product_into(scores, len, false, queries, keys.t());
+    product_of_text(scores, len, false, queries, keys.t());
 }
 
 /// What the forward kept for the backward.
@@ -176,9 +176,9 @@ pub(crate) fn backward(d_context: &[f32], kept: Kept, shape: Shape) -> [Vec<f32>
                 let queries = shape.part(kept.q, head, global, rows);
                 let keys = shape.part(kept.k, head, task.start, len);
                 let gradient = shape.part(d_context, head, global, rows);
-                product_into(&mut task.dv[at..], width, first > 0, p.t(), gradient);
-                product_into(&mut task.dk[at..], width, first > 0, ds.t(), queries);
-                product_into(&mut task.dq[first * width + at..], width, false, ds, keys);
+                product_of_text(&mut task.dv[at..], width, first > 0, p.t(), gradient);
+                product_of_text(&mut task.dk[at..], width, first > 0, ds.t(), queries);
+                product_of_text(&mut task.dq[first * width + at..], width, false, ds, keys);
             }
         }
     });
@@ -206,7 +206,7 @@ fn block_backward(
         shape.part(d_context, head, global, rows),
         shape.part(kept.v, head, start, len),
     );
-    product_into(ds, len, false, gradient, values.t());
+    product_of_text(ds, len, false, gradient, values.t());
     math::vectorized(|| {
         let scale = shape.scale();
         for (i, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {

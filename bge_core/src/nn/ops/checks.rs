@@ -263,7 +263,12 @@ fn attention_and_its_gradients_agree_with_the_formula_for_every_length_and_with_
     for (case, offsets) in batches.into_iter().enumerate() {
         let (heads, width) = [(2, 6), (1, 4), (4, 8)][case % 3];
         let tokens = *offsets.last().unwrap() as usize;
-        let qkv = [1, 2, 3].map(|seed| noise(tokens * width, seed).iter().map(|x| x * 2.0).collect::<Vec<_>>());
+        let qkv = [1, 2, 3].map(|seed| {
+            noise(tokens * width, seed)
+                .iter()
+                .map(|x| x * 2.0)
+                .collect::<Vec<_>>()
+        });
         let [q, k, v] = &qkv;
         let direction = noise(tokens * width, 4);
         let keys = keys(tokens);
@@ -432,7 +437,15 @@ fn embeddings_and_the_scatter_of_their_gradients_agree_with_the_formula() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_every_number_of_rows() {
-    for (inputs, outputs) in [(8, 8), (32, 33), (64, 32), (384, 24), (1200, 5)] {
+    for (inputs, outputs) in [
+        (8, 8),
+        (32, 33),
+        (64, 32),
+        (384, 24),
+        (1200, 5),
+        (700, 100),
+        (5, 1),
+    ] {
         let rows = 70;
         let (x, w) = (noise(rows * inputs, 1), noise(outputs * inputs, 2));
         let all = linear::forward(&x, &w, inputs, outputs, |_| {});
@@ -484,7 +497,8 @@ fn a_text_has_the_same_context_alone_and_among_others() {
 
 #[test]
 fn the_bits_of_every_gradient_are_those_of_one_thread() {
-    let (rows, inputs, outputs, heads) = (700, 24, 72, 4);
+    // More rows than one run of a sum, and tiles of outputs on both sides of 64.
+    let (rows, inputs, outputs, heads) = (700, 24, 200, 4);
     let (x, w, dy) = (
         noise(rows * inputs, 1),
         noise(outputs * inputs, 2),
