@@ -5,7 +5,7 @@ usage: python benches/train_speed.py --bge target/release/bge --model DIR --trai
        [--json FILE] [--only ours|peer] [-- more flags for both]
 
 Run it with the Python of benches/peer_setup.sh. Each run is a process of its own on the first --threads cores. A rate is the
-median over the steps of real (unpadded) tokens per second, the first three steps left out. The peer's step is timed in two ways:
+median over the steps of real (unpadded) tokens per second; the peer's first three steps are left out. The peer's step is timed in two ways:
 `step`, from the end of one optimizer step to the end of the next, as ours is, and `forward_backward`, only its model and
 gradients, without tokenizing, collating and the optimizer. Both ratios are printed; the second one favours the peer.
 """
@@ -69,13 +69,8 @@ def peer(flags, threads):
 
 
 def ours(bge, flags, out, threads):
-    _, peak = sidebyside.run([bge, "finetune", "encoder_only.base", *flags, "--output_dir", out, "--logging_steps", "1"], threads)
-    with open(os.path.join(out, "trainer_state.json"), encoding="utf-8") as f:
-        steps = [e for e in json.load(f)["log_history"] if "real_tokens" in e and "step_secs" in e]
-    if not steps:
-        sys.exit("trainer_state.json has no entry with real_tokens and step_secs")
-    kept = steps[min(WARM, len(steps) - 1) :]
-    return {"tokens_per_s": statistics.median(s["real_tokens"] / s["step_secs"] for s in kept), "peak_mib": peak}
+    text, peak = sidebyside.run([bge, "finetune", "encoder_only.base", *flags, "--output_dir", out, "--json"], threads)
+    return {"tokens_per_s": sidebyside.last_json(text)["tokens_per_second"], "peak_mib": peak}
 
 
 def main():
