@@ -4,11 +4,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bge_core::config::DataArguments;
+use bge_core::config::{DataArguments, EmbedArguments};
 use bge_core::data::preflight::validate_files;
 use bge_core::data::session::ValidationOptions;
 use bge_core::evaluation::BeirFolder;
-use bge_core::models::{ModelFolder, read_weights};
+use bge_core::inference::Embedder;
 use bge_core::tokenize::Tokenizer;
 
 fn folder(name: &str) -> PathBuf {
@@ -44,13 +44,27 @@ fn a_published_crate_can_carry_model_and_data() {
 #[test]
 fn the_model_opens_and_fits_its_tokenizer() {
     let path = folder("model");
-    let model = bge_tests::open_model(&path);
-    let opened = ModelFolder::open(&path).unwrap();
-    let tokenizer = Tokenizer::open(&path).unwrap();
-    assert_eq!(opened.config.vocab_size, tokenizer.vocab_size());
-    assert_eq!(opened.config.hidden_size, 384);
-    assert!(read_weights(&path).is_ok());
-    drop(model);
+    let arguments = EmbedArguments::default();
+    let embedder = Embedder::from_finetuned(&path, &arguments).unwrap();
+    assert_eq!(embedder.notes(), []);
+    assert_eq!(embedder.tokenizer().vocab_size(), 5000);
+    let vectors = embedder
+        .encode(&[
+            "Vitamin D prevents rickets.",
+            "Vitamin D is good for bones.",
+            "Stars are hot.",
+        ])
+        .unwrap();
+    assert_eq!(vectors.dim, 384);
+    let dot = |a: usize, b: usize| -> f32 {
+        vectors
+            .row(a)
+            .iter()
+            .zip(vectors.row(b))
+            .map(|(a, b)| a * b)
+            .sum()
+    };
+    assert!(dot(0, 1) > dot(0, 2) + 0.1, "{} {}", dot(0, 1), dot(0, 2));
 }
 
 #[test]
