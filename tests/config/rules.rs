@@ -207,7 +207,7 @@ fn what_this_build_cannot_do_is_refused_or_said() {
     refused("--devices cpu cpu", "devices", "config.unsupported");
     refused("--fp16 --bf16", "bf16", "config.conflict");
     refused(
-        "--resume_from_checkpoint True",
+        "--resume_from_checkpoint False",
         "resume_from_checkpoint",
         "config.invalid_value",
     );

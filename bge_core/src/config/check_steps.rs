@@ -177,9 +177,9 @@ impl FinetuneConfig {
         }
         if training.resume_from_checkpoint.as_deref().is_some_and(|text| {
             let word = text.trim().to_ascii_lowercase();
-            word.is_empty() || word == "true" || word == "false"
+            word.is_empty() || word == "false"
         }) {
-            let message = "expected the folder of a checkpoint, as in `runs/checkpoint-500`";
+            let message = "expected the folder of a checkpoint, as in `runs/checkpoint-500`, or True for the newest in output_dir";
             findings.error("config.invalid_value", "resume_from_checkpoint", message);
         }
     }

@@ -80,8 +80,11 @@ impl Feed {
             format!("rows x batch {}", shapes.join(" "))
         };
         format!(
-            "{shapes}, accumulation {}, data seed {}",
-            self.accumulation, input.seed
+            "{shapes}, group size {}, accumulation {}, data seed {}, content {:016x}",
+            self.dataset.group_size(),
+            self.accumulation,
+            input.seed,
+            self.dataset.fingerprint()
         )
     }
 
