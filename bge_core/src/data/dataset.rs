@@ -125,11 +125,6 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// Texts in a group, where a file does not say otherwise (`train_group_size`).
-    pub fn group_size(&self) -> usize {
-        self.data.train_group_size
-    }
-
     /// A number that other files, or other rows in them, are all but sure to change: made of the offset of every row and
     /// of both ends of every file, but not of its name.
     pub fn fingerprint(&self) -> u64 {
