@@ -220,7 +220,9 @@ fn other_data_or_batches_are_refused() {
     place.train("straight", &["--max_steps", "2"]);
     let checkpoint = place.path("straight/checkpoint-1");
     for more in [
-        &["--train_data", "data/pairs.jsonl"][..],
+        &["--train_data", "data/sharp.jsonl"][..], // as many rows
+        &["--train_data", "data/plain.jsonl", "data/sharp.jsonl"],
+        &["--train_group_size", "2"],
         &["--per_device_train_batch_size", "4"],
         &["--gradient_accumulation_steps", "2"],
         &["--seed", "1"],

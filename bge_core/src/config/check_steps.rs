@@ -179,7 +179,7 @@ impl FinetuneConfig {
             let word = text.trim().to_ascii_lowercase();
             word.is_empty() || word == "false"
         }) {
-            let message = "expected the folder of a checkpoint, as in `runs/checkpoint-500`, or True for the newest of output_dir";
+            let message = "expected the folder of a checkpoint, as in `runs/checkpoint-500`, or True for the newest in output_dir";
             findings.error("config.invalid_value", "resume_from_checkpoint", message);
         }
     }

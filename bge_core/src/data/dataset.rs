@@ -17,7 +17,7 @@ use super::template::Instructions;
 use crate::config::{DataArguments, TrainingArguments};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
-use crate::random::{Draws, Stream, key};
+use crate::random::{Draws, Stream, key, mix};
 
 /// All training data of a run. Costs memory for its offsets only (8 bytes per row).
 #[derive(Debug)]
@@ -73,9 +73,16 @@ impl Dataset {
             return Err(error_of(issue));
         }
         if layout.datasets.is_empty() {
-            return Err(
-                Error::new(ErrorKind::InvalidData, "the training data has no rows").with_field("train_data"),
+            let names: Vec<String> = files
+                .iter()
+                .take(5)
+                .map(|file| file.path.display().to_string())
+                .collect();
+            let message = format!(
+                "the training data has no rows ({}); give files with one record a line",
+                names.join(", ")
             );
+            return Err(Error::new(ErrorKind::InvalidData, message).with_field("train_data"));
         }
         let mut starts = Vec::new();
         let mut row = 0;
@@ -116,6 +123,23 @@ impl Dataset {
     /// Whether there are no rows; never true after [`Dataset::open`].
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A number that other files, or other rows in them, are all but sure to change: made of the offset of every row and
+    /// of both ends of every file, but not of its name.
+    pub fn fingerprint(&self) -> u64 {
+        const END: usize = 4096;
+        let mut sum = 0;
+        let mut add = |value: u64| sum = mix(sum ^ value);
+        for file in &self.files {
+            let bytes = file.map.as_deref().unwrap_or_default();
+            add(bytes.len() as u64);
+            file.offsets.iter().for_each(|&offset| add(offset));
+            let head = bytes.iter().take(END);
+            let tail = bytes.iter().skip(END.max(bytes.len().saturating_sub(END)));
+            head.chain(tail).for_each(|&byte| add(u64::from(byte)));
+        }
+        sum
     }
 
     /// What [`super::plan::EpochPlan::new`] needs.

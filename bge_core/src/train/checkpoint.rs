@@ -54,6 +54,11 @@ impl SaveContext {
     pub(crate) fn save_final(&self, stepper: &Stepper, state: &TrainerState) -> Result<()> {
         let folder = NewFolder::start(&self.output_dir.join("final"))?;
         self.save_model(folder.path(), stepper)?;
+        // There is no optimizer here, and the counts would be those of the last checkpoint, wherever that was.
+        let state = TrainerState {
+            optimizer_steps: BTreeMap::new(),
+            ..state.clone()
+        };
         state.write(folder.path())?;
         folder.merge_into(&self.output_dir)
     }

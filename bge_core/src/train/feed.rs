@@ -15,6 +15,7 @@ pub(crate) struct Feed {
     query_max_len: usize,
     passage_max_len: usize,
     accumulation: usize,
+    group_size: usize,
     batches_per_epoch: usize,
     /// The present epoch's order: (epoch, rows of every batch).
     order: Option<(usize, Vec<BatchPlan>)>,
@@ -26,6 +27,7 @@ impl Feed {
         tokenizer: Tokenizer,
         [query_max_len, passage_max_len]: [usize; 2],
         accumulation: usize,
+        group_size: usize,
     ) -> Result<Self> {
         let batches_per_epoch = dataset.plan_input(1, 0).steps() as usize;
         if batches_per_epoch == 0 {
@@ -41,6 +43,7 @@ impl Feed {
             query_max_len,
             passage_max_len,
             accumulation: accumulation.max(1),
+            group_size,
             batches_per_epoch,
             order: None,
         })
@@ -80,8 +83,11 @@ impl Feed {
             format!("rows x batch {}", shapes.join(" "))
         };
         format!(
-            "{shapes}, accumulation {}, data seed {}",
-            self.accumulation, input.seed
+            "{shapes}, group size {}, accumulation {}, data seed {}, content {:016x}",
+            self.group_size,
+            self.accumulation,
+            input.seed,
+            self.dataset.fingerprint()
         )
     }
 

@@ -47,7 +47,7 @@ pub struct TrainerState {
     pub evaluations_without_gain: usize,
     /// Ours: sums since the last log entry.
     pub since_log: SinceLog,
-    /// Ours: updates of every trained weight, for the optimizer's bias correction.
+    /// Ours: updates of every trained weight, for the optimizer's bias correction; only in checkpoints.
     pub optimizer_steps: std::collections::BTreeMap<String, u64>,
 }
 

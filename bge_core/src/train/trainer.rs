@@ -110,6 +110,7 @@ impl Trainer {
             tokenizer.clone(),
             lengths,
             training.gradient_accumulation_steps,
+            data_args.train_group_size,
         )?;
         let policy = Policy::new(training, feed.updates_per_epoch())?;
         let stepper = Stepper::new(model, training, policy.max_steps)?;

@@ -41,14 +41,13 @@ fn config(name: &str, content: &str, says: &[&str]) -> Case {
 
 pub(crate) fn cases() -> Vec<Case> {
     const KD: &[&str] = &["--knowledge_distillation", "True"];
-    let long = format!("{{\"query\": \"a\", \"pos\": [\"{}\"]}}\n", "x".repeat(20 << 20));
     vec![
         // One bad line among good ones.
         line(
             "broken JSON",
             "{\"query\": \"a\", \"pos\": [\"b\"",
             &[],
-            &["not valid JSON"],
+            &["JSON", "one whole object on one line"],
         ),
         line("a list as a line", "[1, 2]", &[], &["object"]),
         line(
@@ -149,12 +148,15 @@ pub(crate) fn cases() -> Vec<Case> {
             1,
             &["data.jsonl"],
         ),
-        file(
+        Case::new(
             "too long a line",
-            long.as_bytes(),
-            &[],
+            finetune(&[]),
             1,
             &["data.jsonl:1", "long"],
+            |at| {
+                let file = fs::File::create(at.join("data.jsonl")).unwrap();
+                file.set_len((64 << 20) + 1).unwrap();
+            },
         ),
         Case::new(
             "a missing file",
@@ -279,13 +281,6 @@ pub(crate) fn cases() -> Vec<Case> {
             "a config with a wrong type",
             "[training]\nseed = \"one\"\n",
             &["run.toml", "seed"],
-        ),
-        Case::new(
-            "mrl dims too wide",
-            finetune(&["--use_mrl", "True", "--mrl_dims", "16", "64"]),
-            2,
-            &["mrl_dims", "64"],
-            nothing,
         ),
         Case::new(
             "no model at all",

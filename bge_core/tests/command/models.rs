@@ -88,7 +88,7 @@ fn remove(at: &Path, name: &str) {
 
 pub(crate) fn cases() -> Vec<Case> {
     let pairs = [
-        model("no such folder", &["no such model folder"], |at| {
+        model("no such folder", &["no folder `model`", "hf download"], |at| {
             fs::remove_dir_all(at.join("model")).unwrap()
         }),
         model("a file instead of a folder", &["file"], |at| {
@@ -280,7 +280,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs.into_iter().flatten().collect();
     cases.extend([
         Case::new(
-            "resume from nothing",
+            "resume from the newest of nothing",
             finetune(&["--resume_from_checkpoint", "True"]),
             1,
             &["out", "--resume_from_checkpoint"],

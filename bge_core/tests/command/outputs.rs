@@ -173,7 +173,21 @@ pub(crate) fn cases() -> Vec<Case> {
             fs::remove_dir_all(eval.join("qrels")).unwrap()
         }),
         evaluate("another split", &["--split", "dev"], &["dev", "test"], |_| {}),
-        evaluate("a split with a path", &["--split", "../x"], &["../x"], |_| {}),
+        Case::new(
+            "a split with a path",
+            words(&[
+                "evaluate",
+                "--embedder_name_or_path",
+                "model",
+                "--dataset",
+                "eval",
+                "--split",
+                "../x",
+            ]),
+            2,
+            &["split", "../x", "qrels/"],
+            |_| {},
+        ),
         evaluate("a score that is a word", &[], &["test.tsv:2", "score"], |eval| {
             fs::write(
                 eval.join("qrels/test.tsv"),
