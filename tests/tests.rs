@@ -4,6 +4,12 @@
     clippy::expect_used,
     reason = "helpers of tests fail by panicking"
 )]
+#![allow(
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::semicolon_if_nothing_returned,
+    clippy::type_complexity,
+    reason = "tables of cases name their own files and closures"
+)]
 
 #[cfg(feature = "train")]
 mod beir;
