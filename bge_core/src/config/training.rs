@@ -15,7 +15,7 @@ arguments! {
         overwrite_output_dir: bool = false;
         /// Accepted for compatibility: `bge finetune` always trains.
         do_train: bool = false;
-        /// A checkpoint folder to go on from, bit for bit; True for the newest in output_dir.
+        /// A checkpoint folder to go on from, bit for bit; True for the newest in `output_dir`.
         resume_from_checkpoint: Option<String> = None;
 
         ["length"]
