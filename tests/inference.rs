@@ -95,6 +95,7 @@ fn probes_have_flagembeddings_vectors() {
         let arguments = EmbedArguments {
             pooling_method: Some(config.training.sentence_pooling_method),
             normalize_embeddings: config.training.normalize_embeddings,
+            embedder_passage_max_length: config.data.passage_max_len,
             ..EmbedArguments::default()
         };
         let folder = fixture("parity").join(&config.model.model_name_or_path);
@@ -165,7 +166,7 @@ fn no_text_gives_no_vector_and_an_empty_text_gives_one() {
         let some = embedder.encode(&["", " ", "\u{0}", "ship"]).unwrap();
         assert_eq!(some.len(), 4);
         assert!(some.data.iter().all(|x| x.is_finite()));
-        assert_eq!(some.row(0), some.row(1), "{name}: spaces are no tokens");
+        assert_eq!(some.row(0) == some.row(1), name == "bert"); // a space is a token of XLM-R's
     }
 }
 
