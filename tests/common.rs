@@ -41,6 +41,7 @@ pub use train::*;
 #[cfg(feature = "train")]
 mod train {
     use std::collections::BTreeMap;
+    use std::fmt::Write;
     use std::path::Path;
 
     use bge_core::config::{CheckedConfig, FinetuneConfig, Module};
@@ -112,11 +113,15 @@ mod train {
         let lines = std::fs::read_to_string(fixture("parity/data/plain.jsonl")).unwrap();
         for (row, line) in lines.lines().enumerate() {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
-            queries += &format!("{{\"_id\": \"q{row}\", \"text\": {}}}\n", record["query"]);
+            let _ = writeln!(queries, "{{\"_id\": \"q{row}\", \"text\": {}}}", record["query"]);
             for (kind, key) in [("p", "pos"), ("n", "neg")] {
-                corpus += &format!("{{\"_id\": \"{kind}{row}\", \"text\": {}}}\n", record[key][0]);
+                let _ = writeln!(
+                    corpus,
+                    "{{\"_id\": \"{kind}{row}\", \"text\": {}}}",
+                    record[key][0]
+                );
             }
-            qrels += &format!("q{row}\tp{row}\t1\n");
+            let _ = writeln!(qrels, "q{row}\tp{row}\t1");
         }
         std::fs::create_dir_all(folder.join("qrels")).unwrap();
         std::fs::write(folder.join("corpus.jsonl"), corpus).unwrap();

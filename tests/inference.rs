@@ -248,11 +248,7 @@ fn a_fine_tuned_folder_has_every_file_and_says_how_its_vectors_are_made() {
             assert!(folder.join(file).is_file(), "{} lacks {file}", folder.display());
         }
         for path in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
-            assert!(
-                !path.display().to_string().ends_with(".part"),
-                "{}",
-                path.display()
-            );
+            assert!(path.extension() != Some("part".as_ref()), "{}", path.display());
         }
     }
     let state = json(&output.join("trainer_state.json"));
@@ -385,7 +381,7 @@ fn weights_of_other_precisions_in_shards_and_under_older_names_are_read() {
         exact("f64", &|at| {
             write(&whole(at), &original, "F64", |x| {
                 f64::from(x).to_le_bytes().to_vec()
-            })
+            });
         });
         for (dtype, bytes, tolerance) in [
             ("BF16", bf16_bytes as fn(f32) -> Vec<u8>, 0.2),

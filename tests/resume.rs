@@ -235,6 +235,9 @@ fn other_data_or_batches_are_refused() {
     assert!(!place.path("refused").exists());
 }
 
+/// A name, the damage, and what the error must say.
+type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+
 #[test]
 fn a_damaged_checkpoint_is_refused_by_name() {
     let place = Place::new("bert", PLAIN);
@@ -244,7 +247,7 @@ fn a_damaged_checkpoint_is_refused_by_name() {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..keep.min(bytes.len())]).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Path), &str); 9] = [
+    let damages: [Damage; 9] = [
         (
             "cut-optimizer",
             &|at| cut(at.join("optimizer.safetensors"), 5000),

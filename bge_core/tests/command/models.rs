@@ -47,8 +47,11 @@ fn config(name: &str, says: &[&str], change: fn(&mut Value)) -> [Case; 2] {
     })
 }
 
-/// A change of the list of tensors: (name, shape, bytes).
-fn tensors(name: &str, says: &[&str], change: fn(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) -> [Case; 2] {
+/// Name, shape and bytes of a tensor.
+type Tensor = (String, Vec<usize>, Vec<u8>);
+
+/// A change of the list of tensors.
+fn tensors(name: &str, says: &[&str], change: fn(&mut Vec<Tensor>)) -> [Case; 2] {
     model(name, says, move |at: &Path| {
         let path = at.join("model/model.safetensors");
         let bytes = fs::read(&path).unwrap();
@@ -89,7 +92,7 @@ fn remove(at: &Path, name: &str) {
 pub(crate) fn cases() -> Vec<Case> {
     let pairs = [
         model("no such folder", &["no folder `model`", "hf download"], |at| {
-            fs::remove_dir_all(at.join("model")).unwrap()
+            fs::remove_dir_all(at.join("model")).unwrap();
         }),
         model("a file instead of a folder", &["file"], |at| {
             fs::remove_dir_all(at.join("model")).unwrap();
@@ -97,7 +100,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         model("no config.json", &["config.json"], |at| remove(at, "config.json")),
         model("config.json is no JSON", &["config.json", "JSON"], |at| {
-            write(at, "config.json", "{")
+            write(at, "config.json", "{");
         }),
         config("a missing size", &["hidden_size"], |value| {
             value.as_object_mut().unwrap().remove("hidden_size");
@@ -106,7 +109,7 @@ pub(crate) fn cases() -> Vec<Case> {
             value.as_object_mut().unwrap().remove("model_type");
         }),
         config("another model type", &["model_type", "qwen2", "bert"], |value| {
-            value["model_type"] = "qwen2".into()
+            value["model_type"] = "qwen2".into();
         }),
         config(
             "relative positions",
@@ -116,28 +119,28 @@ pub(crate) fn cases() -> Vec<Case> {
             },
         ),
         config("an unknown activation", &["hidden_act", "gelu"], |value| {
-            value["hidden_act"] = "swish".into()
+            value["hidden_act"] = "swish".into();
         }),
         config("heads that do not divide", &["num_attention_heads"], |value| {
-            value["num_attention_heads"] = 5.into()
+            value["num_attention_heads"] = 5.into();
         }),
         config("a dropout of 2", &["hidden_dropout_prob"], |value| {
-            value["hidden_dropout_prob"] = 2.into()
+            value["hidden_dropout_prob"] = 2.into();
         }),
         config("a size of 0", &["vocab_size"], |value| {
-            value["vocab_size"] = 0.into()
+            value["vocab_size"] = 0.into();
         }),
         config("a negative size", &["wrong type"], |value| {
-            value["num_hidden_layers"] = (-1).into()
+            value["num_hidden_layers"] = (-1).into();
         }),
         model("no weights", &["no model.safetensors"], |at| {
-            remove(at, "model.safetensors")
+            remove(at, "model.safetensors");
         }),
         model("cut weights", &["model.safetensors", "cut"], |at| {
-            cut(at, "model.safetensors", 50_000)
+            cut(at, "model.safetensors", 50_000);
         }),
         model("empty weights", &["model.safetensors"], |at| {
-            cut(at, "model.safetensors", 0)
+            cut(at, "model.safetensors", 0);
         }),
         model("a header beyond the file", &["model.safetensors"], |at| {
             let path = at.join("model/model.safetensors");
@@ -191,7 +194,7 @@ pub(crate) fn cases() -> Vec<Case> {
             &["encoder.layer.2.output.dense.bias", "config.json"],
             |list| {
                 let mut extra = list[0].clone();
-                extra.0 = "encoder.layer.2.output.dense.bias".to_owned();
+                "encoder.layer.2.output.dense.bias".clone_into(&mut extra.0);
                 list.push(extra);
             },
         ),
@@ -214,17 +217,17 @@ pub(crate) fn cases() -> Vec<Case> {
             tensor.2[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
         }),
         tensors("no encoder at all", &["word_embeddings"], |list| {
-            list.retain(|(name, ..)| name.starts_with("pooler"))
+            list.retain(|(name, ..)| name.starts_with("pooler"));
         }),
         model("no tokenizer", &["tokenizer.json", "base model"], |at| {
             remove(at, "tokenizer.json");
             remove(at, "tokenizer_config.json");
         }),
         model("a broken tokenizer", &["tokenizer.json"], |at| {
-            cut(at, "tokenizer.json", 300)
+            cut(at, "tokenizer.json", 300);
         }),
         model("a tokenizer of other JSON", &["tokenizer.json"], |at| {
-            write(at, "tokenizer.json", "{\"a\": 1}")
+            write(at, "tokenizer.json", "{\"a\": 1}");
         }),
         model(
             "a tokenizer larger than the model",
@@ -237,10 +240,10 @@ pub(crate) fn cases() -> Vec<Case> {
             },
         ),
         model("modules.json is no JSON", &["modules.json", "JSON"], |at| {
-            write(at, "modules.json", "[")
+            write(at, "modules.json", "[");
         }),
         model("modules.json is no list", &["modules.json", "list"], |at| {
-            write(at, "modules.json", "{}")
+            write(at, "modules.json", "{}");
         }),
         model(
             "an unsupported module",

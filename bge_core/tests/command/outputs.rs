@@ -164,13 +164,13 @@ pub(crate) fn cases() -> Vec<Case> {
             |_| {},
         ),
         evaluate("no documents", &[], &["corpus.jsonl"], |eval| {
-            fs::remove_file(eval.join("corpus.jsonl")).unwrap()
+            fs::remove_file(eval.join("corpus.jsonl")).unwrap();
         }),
         evaluate("no queries", &[], &["queries.jsonl"], |eval| {
-            fs::remove_file(eval.join("queries.jsonl")).unwrap()
+            fs::remove_file(eval.join("queries.jsonl")).unwrap();
         }),
         evaluate("no judgments", &[], &["test"], |eval| {
-            fs::remove_dir_all(eval.join("qrels")).unwrap()
+            fs::remove_dir_all(eval.join("qrels")).unwrap();
         }),
         evaluate("another split", &["--split", "dev"], &["dev", "test"], |_| {}),
         Case::new(
@@ -217,7 +217,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .unwrap();
         }),
         evaluate("a broken document", &[], &["corpus.jsonl:1"], |eval| {
-            fs::write(eval.join("corpus.jsonl"), "{\n").unwrap()
+            fs::write(eval.join("corpus.jsonl"), "{\n").unwrap();
         }),
         evaluate("an id twice", &[], &["corpus.jsonl:3", "d1"], |eval| {
             fs::write(

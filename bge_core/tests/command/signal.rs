@@ -69,7 +69,7 @@ fn wait_for_steps(child: &mut Child, steps: usize) -> std::thread::JoinHandle<St
     });
     for _ in 0..steps {
         receiver
-            .recv_timeout(Duration::from_secs(60))
+            .recv_timeout(Duration::from_mins(1))
             .expect("the run logs its steps");
     }
     reader

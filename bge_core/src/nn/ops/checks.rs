@@ -466,6 +466,14 @@ fn a_row_has_the_same_bits_alone_and_in_every_number_of_rows() {
 
 #[test]
 fn a_text_has_the_same_context_alone_and_among_others() {
+    fn shape(offsets: &[u32]) -> attention::Shape<'_> {
+        attention::Shape {
+            heads: 4,
+            width: 32,
+            offsets,
+            dropout: None,
+        }
+    }
     let width = 32;
     let offsets: Vec<u32> = [1, 2, 3, 17, 16, 130, 31, 1, 64]
         .iter()
@@ -477,14 +485,6 @@ fn a_text_has_the_same_context_alone_and_among_others() {
     let offsets = [&[0], offsets.as_slice()].concat();
     let tokens = *offsets.last().unwrap() as usize;
     let qkv = [1, 2, 3].map(|seed| noise(tokens * width, seed));
-    fn shape(offsets: &[u32]) -> attention::Shape<'_> {
-        attention::Shape {
-            heads: 4,
-            width: 32,
-            offsets,
-            dropout: None,
-        }
-    }
     let (all, _) = attention::forward(&qkv[0], &qkv[1], &qkv[2], shape(&offsets));
     for pair in offsets.windows(2) {
         let range = pair[0] as usize * width..pair[1] as usize * width;
