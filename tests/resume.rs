@@ -367,5 +367,5 @@ fn the_log_goes_on_where_it_was() {
         .map(|e| e["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [3, 6]);
-    assert_eq!(state["since_log"]["steps"], 2);
+    assert_eq!(state["stateful_callbacks"]["bge"]["since_log"]["steps"], 2);
 }

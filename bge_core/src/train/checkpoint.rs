@@ -36,7 +36,7 @@ impl SaveContext {
         let folder = NewFolder::start(&place)?;
         self.save_model(folder.path(), stepper)?;
         let optimizer = stepper.optimizer();
-        state.optimizer_steps = optimizer.state_steps();
+        state.own_mut().optimizer_steps = optimizer.state_steps();
         let tensors = optimizer.state_tensors();
         let shapes: Vec<[usize; 1]> = tensors.values().map(|values| [values.len()]).collect();
         let arrays: Vec<_> = tensors
@@ -55,10 +55,8 @@ impl SaveContext {
         let folder = NewFolder::start(&self.output_dir.join("final"))?;
         self.save_model(folder.path(), stepper)?;
         // There is no optimizer here, and the counts would be those of the last checkpoint, wherever that was.
-        let state = TrainerState {
-            optimizer_steps: BTreeMap::new(),
-            ..state.clone()
-        };
+        let mut state = state.clone();
+        state.own_mut().optimizer_steps = BTreeMap::new();
         state.write(folder.path())?;
         folder.merge_into(&self.output_dir)
     }
@@ -110,7 +108,7 @@ pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerS
         .collect::<Result<_>>()?;
     let optimizer = stepper.resume(state.global_step);
     optimizer
-        .load_state(tensors, &state.optimizer_steps)
+        .load_state(tensors, &state.own().optimizer_steps)
         .map_err(|error| error.with_path(&path))
 }
 

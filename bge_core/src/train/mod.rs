@@ -25,6 +25,6 @@ mod trainer;
 
 pub use batch::TrainBatch;
 pub use callback::{Callback, Control, Stopper, TrainEvent};
-pub use state::{SinceLog, TrainerState};
+pub use state::{CallbackStates, OwnState, SinceLog, TrainerState};
 pub use step::{StepReport, Stepper};
 pub use trainer::{TrainReport, Trainer};

@@ -106,7 +106,7 @@ impl Policy {
 
     /// The state of a run that has not begun.
     pub(crate) fn fresh_state(&self, training: &TrainingArguments, data_fingerprint: String) -> TrainerState {
-        TrainerState {
+        let mut state = TrainerState {
             max_steps: self.max_steps,
             num_train_epochs: self.epochs,
             logging_steps: self.logging.steps(),
@@ -115,9 +115,10 @@ impl Policy {
             train_batch_size: training.per_device_train_batch_size,
             is_world_process_zero: true,
             is_local_process_zero: true,
-            data_fingerprint,
             ..TrainerState::default()
-        }
+        };
+        state.own_mut().data_fingerprint = data_fingerprint;
+        state
     }
 
     /// What follows the step that made `step` finished ones; an interval by epochs also ends with the run.
@@ -144,11 +145,8 @@ impl Policy {
         let enough = state
             .best_metric
             .is_none_or(|best| gain(best) > self.threshold.max(0.0));
-        state.evaluations_without_gain = if enough {
-            0
-        } else {
-            state.evaluations_without_gain + 1
-        };
+        let without_gain = &mut state.own_mut().evaluations_without_gain;
+        *without_gain = if enough { 0 } else { *without_gain + 1 };
         let better = state.best_metric.is_none_or(|best| gain(best) > 0.0);
         if better {
             state.best_metric = Some(value);

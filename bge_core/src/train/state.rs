@@ -41,13 +41,29 @@ pub struct TrainerState {
     pub is_world_process_zero: bool,
     /// Always `true` here.
     pub is_local_process_zero: bool,
-    /// Ours: what the data looked like, so that a resumed run meets the same.
+    /// State of callbacks, where Hugging Face keeps what is not its own; ours is under `bge`.
+    pub stateful_callbacks: CallbackStates,
+}
+
+/// States of callbacks by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallbackStates {
+    /// What bge needs to go on exactly.
+    pub bge: OwnState,
+}
+
+/// What Hugging Face's state has no field for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnState {
+    /// What the data looked like, so that a resumed run meets the same.
     pub data_fingerprint: String,
-    /// Ours: evaluations without improvement in a row (early stopping).
+    /// Evaluations without improvement in a row (early stopping).
     pub evaluations_without_gain: usize,
-    /// Ours: sums since the last log entry.
+    /// Sums since the last log entry.
     pub since_log: SinceLog,
-    /// Ours: updates of every trained weight, for the optimizer's bias correction; only in checkpoints.
+    /// Updates of every trained weight, for the optimizer's bias correction; only in checkpoints.
     pub optimizer_steps: std::collections::BTreeMap<String, u64>,
 }
 
@@ -87,6 +103,16 @@ impl TrainerState {
     /// Writes the state into a folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_json(&folder.join(STATE_FILE), self)
+    }
+
+    /// What is ours in it.
+    pub fn own(&self) -> &OwnState {
+        &self.stateful_callbacks.bge
+    }
+
+    /// What is ours in it, to change.
+    pub(crate) fn own_mut(&mut self) -> &mut OwnState {
+        &mut self.stateful_callbacks.bge
     }
 
     /// Adds a log entry of the present step.

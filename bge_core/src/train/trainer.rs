@@ -10,7 +10,7 @@ use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
 use super::feed::Feed;
 use super::policy::Policy;
-use super::state::TrainerState;
+use super::state::{OwnState, TrainerState};
 use super::step::{StepReport, Stepper};
 use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
 use crate::data::Dataset;
@@ -175,24 +175,23 @@ impl Trainer {
 
     fn resume(&mut self, folder: &Path) -> Result<()> {
         let saved = TrainerState::read(folder)?;
-        if !saved.data_fingerprint.is_empty() && saved.data_fingerprint != self.state.data_fingerprint {
+        let (then, now) = (&saved.own().data_fingerprint, &self.state.own().data_fingerprint);
+        if !then.is_empty() && then != now {
             let message = format!(
-                "the checkpoint was trained on other data or batches ({}; now {}); the order of the rows would differ. \
-                 Give the same train_data, batch size, group size and seed, or start a new run from this folder",
-                saved.data_fingerprint, self.state.data_fingerprint
+                "the checkpoint was trained on other data or batches ({then}; now {now}); the order of the rows would differ. \
+                 Give the same train_data, batch size, group size and seed, or start a new run from this folder"
             );
             return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(folder));
         }
         checkpoint::load(&mut self.stepper, folder, Some(&saved))?;
-        self.state = TrainerState {
-            max_steps: self.state.max_steps,
-            num_train_epochs: self.state.num_train_epochs,
-            logging_steps: self.state.logging_steps,
-            eval_steps: self.state.eval_steps,
-            save_steps: self.state.save_steps,
-            data_fingerprint: std::mem::take(&mut self.state.data_fingerprint),
-            ..saved
-        };
+        let fresh = std::mem::replace(&mut self.state, saved);
+        self.state.max_steps = fresh.max_steps;
+        self.state.num_train_epochs = fresh.num_train_epochs;
+        self.state.logging_steps = fresh.logging_steps;
+        self.state.eval_steps = fresh.eval_steps;
+        self.state.save_steps = fresh.save_steps;
+        let OwnState { data_fingerprint, .. } = fresh.stateful_callbacks.bge;
+        self.state.own_mut().data_fingerprint = data_fingerprint;
         Ok(())
     }
 
@@ -261,10 +260,11 @@ impl Trainer {
         let state = &mut self.state;
         state.global_step += 1;
         state.epoch = self.feed.epoch_at(state.global_step);
-        state.since_log.steps += 1;
-        state.since_log.loss += report.loss;
-        state.since_log.accuracy += report.accuracy;
-        state.since_log.tokens += report.tokens;
+        let since = &mut state.own_mut().since_log;
+        since.steps += 1;
+        since.loss += report.loss;
+        since.accuracy += report.accuracy;
+        since.tokens += report.tokens;
         Ok(report)
     }
 
@@ -284,7 +284,7 @@ impl Trainer {
             ended = self
                 .policy
                 .patience
-                .is_some_and(|patience| self.state.evaluations_without_gain >= patience);
+                .is_some_and(|patience| self.state.own().evaluations_without_gain >= patience);
         }
         if save {
             self.checkpoint(callbacks)?;
@@ -293,7 +293,7 @@ impl Trainer {
     }
 
     fn log(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) {
-        let since = std::mem::take(&mut self.state.since_log);
+        let since = std::mem::take(&mut self.state.own_mut().since_log);
         let steps = since.steps.max(1) as f64;
         let mut entry = Map::new();
         for (name, value) in [
