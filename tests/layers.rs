@@ -15,9 +15,10 @@ const LAYERS: &[&[&str]] = &[
     &["tokenize"],
     &["nn"],
     &["models"],
-    &["inference", "loss", "optim"],
-    &["evaluation"],
+    &["inference", "search", "loss", "optim"],
+    &["distillation", "evaluation", "mining"],
     &["train"],
+    &["pipeline"],
 ];
 
 /// The house aims at 500 lines to a file; from here on a file must be split by noun.

@@ -27,13 +27,23 @@ mod layers;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
+mod mining;
+#[cfg(feature = "train")]
 mod optim;
 #[cfg(feature = "train")]
 mod parity;
 #[cfg(feature = "train")]
+mod pipeline;
+#[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]
+mod reranker_training;
+#[cfg(feature = "train")]
 mod resume;
+#[cfg(feature = "train")]
+mod scoring;
+#[cfg(feature = "train")]
+mod search;
 #[cfg(feature = "train")]
 mod tokenize;
 #[cfg(feature = "train")]

@@ -44,6 +44,8 @@
 
 pub mod config;
 pub mod data;
+#[cfg(feature = "model")]
+pub mod distillation;
 pub mod error;
 #[cfg(feature = "model")]
 pub mod evaluation;
@@ -55,12 +57,18 @@ pub mod issue;
 #[cfg(feature = "train")]
 pub mod loss;
 #[cfg(feature = "model")]
+pub mod mining;
+#[cfg(feature = "model")]
 pub mod models;
 #[cfg(feature = "model")]
 pub mod nn;
 #[cfg(feature = "train")]
 pub mod optim;
+#[cfg(feature = "train")]
+pub mod pipeline;
 pub mod random;
+#[cfg(feature = "model")]
+pub mod search;
 #[cfg(feature = "model")]
 pub mod tokenize;
 #[cfg(feature = "train")]

@@ -5,8 +5,13 @@ mod config;
 mod encode;
 mod evaluate;
 mod finetune;
+mod merge;
+mod mine;
+mod pipeline;
 mod progress;
 mod quickstart;
+mod rerank;
+mod score;
 mod validate;
 
 use std::io::Write;
@@ -28,9 +33,14 @@ usage: bge COMMAND [FLAGS]
   validate FILE_OR_FOLDER...    check training data before it costs a run
   config   schema|default|check|render
                                 show, check and rewrite settings
-  finetune MODULE               train an embedder; MODULE is encoder_only.base
+  mine                          hard negatives for training rows
+  score                         a teacher's scores for training rows
+  finetune MODULE               train an embedder or a reranker; MODULE is encoder_only.base or reranker.encoder_only.base
   encode                        texts to vectors
+  rerank                        pairs of query and passage to scores
   evaluate                      retrieval metrics on a BEIR folder, before and after
+  merge                         the weighted mean of models, such as a base and its fine-tuned one
+  pipeline FILE                 all of it from one file; what is current is skipped
 
 `bge COMMAND --help` lists its flags. They bear FlagEmbedding's names; --config FILE reads them from TOML or JSON.
 ";
@@ -63,8 +73,13 @@ fn run(args: &[String]) -> i32 {
         "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
         "quickstart" => command::finish(quickstart::run(rest)),
+        "mine" => command::finish(mine::run(rest)),
+        "score" => command::finish(score::run(rest)),
         "encode" => command::finish(encode::run(rest)),
+        "rerank" => command::finish(rerank::run(rest)),
         "evaluate" => command::finish(evaluate::run(rest)),
+        "merge" => command::finish(merge::run(rest)),
+        "pipeline" => command::finish(pipeline::run(rest)),
         "help" | "--help" | "-h" => command::print(USAGE),
         "version" | "--version" | "-V" => command::print(concat!("bge ", env!("CARGO_PKG_VERSION"), "\n")),
         other => {

@@ -1,0 +1,1 @@
+//! Teacher scores for the passages of training rows.

@@ -1,0 +1,1 @@
+//! Hard negatives: which passages a query should learn to rank below its positives.

@@ -1,0 +1,1 @@
+//! Exact nearest vectors by inner product, and FAISS behind the same contract.
