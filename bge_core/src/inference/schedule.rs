@@ -28,11 +28,11 @@ pub struct BatchLimits {
 }
 
 impl Default for BatchLimits {
-    /// Upstream's 256 texts; 8,192 tokens keep activations near the caches.
+    /// Upstream's 256 texts; 4,096 tokens keep activations near the caches and buffers of a size that is used again.
     fn default() -> Self {
         Self {
             texts: 256,
-            tokens: 8192,
+            tokens: 4096,
         }
     }
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// A tile never changes a result: each row is computed alone (see [`super::gemm`]).
 pub(crate) fn tile_rows(rows: usize) -> usize {
     let threads = rayon::current_num_threads().max(1);
-    rows.div_ceil(threads * 2).clamp(16, 256)
+    rows.div_ceil(threads * 2).clamp(16, 1024)
 }
 
 /// A buffer of `len` floats whose contents are not written yet.

@@ -18,10 +18,11 @@ pub(crate) fn forward(
     finish: impl Fn(&mut [f32]) + Sync,
 ) -> Vec<f32> {
     let rows = x.len() / inputs;
-    let w = Mat::new(w, outputs, inputs);
+    let turned = turned_for(rows, w, outputs, inputs);
+    let w = side(&turned, w, outputs, inputs);
     build_rows(rows, outputs, tile_rows(rows), |range, memory| {
         let x = Mat::new(&x[range.start * inputs..], range.len(), inputs);
-        let tile = product(memory, x, w.t());
+        let tile = product(memory, x, w);
         finish(tile);
         tile
     })
@@ -36,7 +37,8 @@ pub(crate) fn forward_keeping(
     finish: impl for<'a> Fn(&mut [f32], &'a mut [std::mem::MaybeUninit<f32>]) -> &'a mut [f32] + Sync,
 ) -> (Vec<f32>, Vec<f32>) {
     let rows = x.len() / inputs;
-    let w = Mat::new(w, outputs, inputs);
+    let turned = turned_for(rows, w, outputs, inputs);
+    let w = side(&turned, w, outputs, inputs);
     build_rows_2(
         rows,
         outputs,
@@ -44,11 +46,50 @@ pub(crate) fn forward_keeping(
         tile_rows(rows),
         |range, kept, finished| {
             let x = Mat::new(&x[range.start * inputs..], range.len(), inputs);
-            let kept = product(kept, x, w.t());
+            let kept = product(kept, x, w);
             let finished = finish(kept, finished);
             (kept, finished)
         },
     )
+}
+
+/// Rows from which turning a weight costs less than it saves.
+const TURNED_FROM: usize = 128;
+
+/// `w [N, K]` as `[K, N]`, for many rows; `None` for few.
+///
+/// gemm packs its right side anew for every tile: by rows it copies whole vectors, by columns single floats. The sums,
+/// and so the bits, are the same.
+fn turned_for(rows: usize, w: &[f32], outputs: usize, inputs: usize) -> Option<Vec<f32>> {
+    /// Floats of a cache line, and columns that one task turns.
+    const BLOCK: usize = 16;
+    if rows < TURNED_FROM {
+        return None;
+    }
+    let mut turned = vec![0.0_f32; w.len()];
+    let tasks = turned.par_chunks_mut(BLOCK * outputs).enumerate();
+    tasks.for_each(|(index, turned)| {
+        let first = index * BLOCK;
+        let columns = turned.len() / outputs;
+        for start in (0..outputs).step_by(BLOCK) {
+            let rows = BLOCK.min(outputs - start);
+            for c in 0..columns {
+                let line = &mut turned[c * outputs + start..][..rows];
+                for (r, slot) in line.iter_mut().enumerate() {
+                    *slot = w[(start + r) * inputs + first + c];
+                }
+            }
+        }
+    });
+    Some(turned)
+}
+
+/// The right side `[K, N]` of a product with `w [N, K]`.
+fn side<'a>(turned: &'a Option<Vec<f32>>, w: &'a [f32], outputs: usize, inputs: usize) -> Mat<'a> {
+    match turned {
+        Some(turned) => Mat::new(turned, inputs, outputs),
+        None => Mat::new(w, outputs, inputs).t(),
+    }
 }
 
 /// Adds a bias to every row of a tile.
