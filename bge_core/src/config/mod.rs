@@ -2,6 +2,7 @@
 
 mod check;
 mod check_embedding;
+mod check_mining;
 mod check_steps;
 mod choices;
 mod data;
@@ -11,6 +12,7 @@ pub mod field;
 mod flags;
 mod foreign;
 mod format;
+mod mining;
 mod model;
 mod module;
 mod parse;
@@ -28,6 +30,7 @@ pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArgum
 pub use field::{Arguments, FieldDoc, FieldKind};
 pub use flags::{split_config_flag, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
+pub use mining::{EmbeddingDtype, MineArguments, MineConfig, SamplingStrategy};
 pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};

@@ -1,1 +1,4 @@
 //! Hard negatives: which passages a query should learn to rank below its positives.
+
+mod corpus;
+mod source;
