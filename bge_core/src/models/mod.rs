@@ -3,6 +3,7 @@
 mod batch;
 mod bert;
 mod config;
+mod fingerprint;
 mod folder;
 pub mod hub;
 mod pooling;
@@ -12,6 +13,7 @@ pub(crate) mod weights;
 pub use batch::Batch;
 pub use bert::{Bert, BertRecord, Keep};
 pub use config::{EncoderConfig, Family};
+pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
 pub use pooling::{pool, pool_backward};
 pub(crate) use save::write_json;
