@@ -3,6 +3,7 @@
 mod batch;
 mod bert;
 mod config;
+mod cross_encoder;
 mod folder;
 pub mod hub;
 mod pooling;
@@ -12,8 +13,9 @@ pub(crate) mod weights;
 pub use batch::Batch;
 pub use bert::{Bert, BertRecord, Keep};
 pub use config::{EncoderConfig, Family};
+pub use cross_encoder::{CrossEncoder, CrossEncoderRecord};
 pub use folder::ModelFolder;
 pub use pooling::{pool, pool_backward};
 pub(crate) use save::write_json;
-pub use save::{SentenceSettings, save_model};
+pub use save::{SentenceSettings, save_cross_encoder, save_model};
 pub use weights::read_weights;
