@@ -65,17 +65,17 @@ arguments! {
         ["rescoring"]
         /// A cross-encoder whose scores take the place of the embedder's in all rules and in the order of `top`.
         reranker_name_or_path: Option<String> = None, ours;
-        /// Pairs of query and passage that it scores together.
+        /// Pairs of query and passage that it scores together at most; no score depends on it.
         reranker_batch_size: usize = 128, ours;
         /// Longest pair in tokens, special tokens included.
         reranker_max_length: usize = 512, ours;
-        /// Longest query in a pair in tokens; three quarters of the pair if not given.
+        /// Longest query in a pair in tokens, without special tokens; three quarters of the pair if not given.
         reranker_query_max_length: Option<usize> = None, ours;
 
         ["search"]
         /// Search on a GPU.
         use_gpu_for_searching: bool = false;
-        /// Queries that are searched together; the results do not depend on it.
+        /// Queries that are searched together at least; the results do not depend on it.
         search_batch_size: usize = 64;
         /// A FAISS index factory, such as IVF1024,Flat; exact search without FAISS if empty.
         index_factory: String = String::new(), ours;

@@ -3,6 +3,7 @@
 mod check;
 mod check_embedding;
 mod check_mining;
+pub(crate) mod check_scoring;
 mod check_steps;
 mod choices;
 mod data;
@@ -17,7 +18,9 @@ mod model;
 mod module;
 mod parse;
 mod render;
+mod reranking;
 mod schema;
+mod scoring;
 mod shell;
 mod training;
 mod tree;
@@ -35,7 +38,9 @@ pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
+pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema};
+pub use scoring::{ScoreArguments, ScoreConfig};
 pub use shell::{CommandLine, from_command_line, from_words, split_words};
 pub use training::TrainingArguments;
 

@@ -12,7 +12,7 @@ use crate::data::duplicates::fingerprint;
 use crate::data::lines::Line;
 use crate::data::record::{RecordView, TrainingRecord};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::random::mix;
+use crate::files::Digest;
 
 /// All rows and all texts of a run.
 #[derive(Debug)]
@@ -31,11 +31,21 @@ pub(super) struct Corpus {
     /// The positives of all rows with one query: `positives[starts[g]..starts[g + 1]]` are texts of group `g`.
     starts: Vec<u32>,
     positives: Vec<u32>,
-    /// Of the candidates, and of all texts.
-    hashes: (u64, u64),
+    hashes: Hashes,
+    /// The first row of each different pair of prompt and query.
+    asked: Vec<u32>,
     /// Texts that were there before, and texts of white space only.
     pub(super) repeated: u64,
     pub(super) blank: u64,
+}
+
+/// Content hashes, as hexadecimal digits: of the candidates in order, of the other positives in order, and of the different
+/// pairs of prompt and query in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hashes {
+    pub(super) candidates: String,
+    pub(super) positives: String,
+    pub(super) queries: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +53,7 @@ struct RowPlace {
     place: Place,
     line: u64,
     group: u32,
+    asked: u32,
 }
 
 /// One row of the input.
@@ -77,7 +88,10 @@ impl Corpus {
             }
         }
         let candidates = pool.as_ref().map(|_| index.texts.offsets.len());
-        let hash_of_pool = index.hash;
+        let mut hashes = Hashes::default();
+        if pool.is_some() {
+            hashes.candidates = std::mem::take(&mut index.digest).finish();
+        }
         let input = Source::open(Path::new(&arguments.input_file), &folder.join("input.jsonl"))?;
         let mut rows = Rows::default();
         input.scan(|line| {
@@ -101,14 +115,20 @@ impl Corpus {
                     }
                 }
             }
-            rows.push(line, group);
+            rows.push(line, group, &record);
             Ok(())
         })?;
         if rows.places.is_empty() {
             let message = "the input has no rows; give JSON lines with `query` and `pos`";
             return Err(Error::new(ErrorKind::InvalidData, message).with_path(input.path()));
         }
-        let Index { texts, repeated, blank, hash, .. } = index;
+        let Index { texts, repeated, blank, digest, .. } = index;
+        if pool.is_some() {
+            hashes.positives = digest.finish();
+        } else {
+            hashes.candidates = digest.finish();
+        }
+        hashes.queries = rows.digest.finish();
         let (starts, positives) = rows.by_group();
         if !ids.iter().any(Option::is_some) {
             ids.clear();
@@ -125,7 +145,8 @@ impl Corpus {
             ids,
             starts,
             positives,
-            hashes: (if candidates.is_some() { hash_of_pool } else { hash }, hash),
+            hashes,
+            asked: std::mem::take(&mut rows.asked),
             repeated,
             blank,
         })
@@ -151,9 +172,19 @@ impl Corpus {
         self.starts.len() - 1
     }
 
-    /// A number that other candidates, or another order of them, are all but sure to change; and one for all texts.
-    pub(super) const fn hashes(&self) -> (u64, u64) {
-        self.hashes
+    /// Content hashes of all texts.
+    pub(super) const fn hashes(&self) -> &Hashes {
+        &self.hashes
+    }
+
+    /// The first row of each different pair of prompt and query; these are what is encoded.
+    pub(super) fn asked(&self) -> &[u32] {
+        &self.asked
+    }
+
+    /// Which of [`Corpus::asked`] a row asks.
+    pub(super) fn asks(&self, row: usize) -> usize {
+        self.rows.get(row).map_or(0, |row| row.asked as usize)
     }
 
     /// The bytes of a row and what it says.
@@ -271,7 +302,7 @@ struct Index {
     numbers: HashMap<u64, u32>,
     repeated: u64,
     blank: u64,
-    hash: u64,
+    digest: Digest,
 }
 
 impl Index {
@@ -326,7 +357,7 @@ impl Index {
             bail!(Unsupported, "more than 4294967294 different texts");
         };
         self.numbers.insert(slot, number);
-        self.hash = mix(self.hash ^ own).wrapping_add(text.len() as u64);
+        self.digest.add(text.as_bytes());
         self.texts.offsets.push(place.offset);
         self.texts.lengths.push(place.length);
         self.texts.plains.push(plain(text));
@@ -339,6 +370,10 @@ impl Index {
 struct Rows {
     places: Vec<RowPlace>,
     groups: HashMap<u64, u32>,
+    /// Hashes of the pairs of prompt and query, and the first row of each.
+    pairs: HashMap<String, u32>,
+    asked: Vec<u32>,
+    digest: Digest,
     /// Group and text of every positive.
     positives: Vec<(u32, u32)>,
 }
@@ -350,9 +385,24 @@ impl Rows {
         *self.groups.entry(plain(query)).or_insert(next)
     }
 
-    fn push(&mut self, line: &Line<'_>, group: u32) {
+    fn push(&mut self, line: &Line<'_>, group: u32, record: &TrainingRecord<'_>) {
         let place = Place { offset: line.offset, length: line.bytes.len() as u32 };
-        self.places.push(RowPlace { place, line: line.number, group });
+        let mut pair = Digest::default();
+        // A mark keeps no prompt apart from an empty one.
+        let prompt = record.prompt.as_ref().map(|prompt| format!("+{prompt}"));
+        pair.add(prompt.unwrap_or_default().as_bytes()).add(record.query.as_bytes());
+        let pair = pair.finish();
+        let next = self.asked.len() as u32;
+        let asked = match self.pairs.get(&pair) {
+            Some(asked) => *asked,
+            None => {
+                self.digest.add(pair.as_bytes());
+                self.pairs.insert(pair, next);
+                self.asked.push(self.places.len() as u32);
+                next
+            }
+        };
+        self.places.push(RowPlace { place, line: line.number, group, asked });
     }
 
     /// Where each group's positives start, and all of them.
@@ -427,6 +477,15 @@ mod tests {
         assert_eq!(corpus.positives(0), [0, 2]);
         assert_eq!(corpus.positives(2), [0, 2]);
         assert_eq!(corpus.positives(1), [1]);
+        assert_eq!(corpus.asked(), [0, 1, 2]);
+        let corpus = open(
+            "{\"query\":\"q\",\"pos\":[\"a\"]}\n{\"query\":\"q\",\"pos\":[\"b\"],\"prompt\":\"\"}\n\
+             {\"query\":\"q\",\"pos\":[\"c\"]}\n",
+            None,
+        )
+        .unwrap();
+        assert_eq!(corpus.asked(), [0, 1]);
+        assert_eq!((corpus.asks(0), corpus.asks(1), corpus.asks(2)), (0, 1, 0));
     }
 
     #[test]
@@ -444,7 +503,7 @@ mod tests {
         assert_eq!(corpus.positives(0), [1, 3]);
         let ids: Vec<_> = (0..4).map(|number| corpus.id(number).unwrap()).collect();
         assert_eq!(ids, [Some("d1".to_owned()), Some("7".to_owned()), None, None]);
-        assert_ne!(corpus.hashes().0, corpus.hashes().1);
+        assert_ne!(corpus.hashes().candidates, corpus.hashes().positives);
     }
 
     #[test]
