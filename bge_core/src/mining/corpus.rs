@@ -46,6 +46,8 @@ pub(super) struct Hashes {
     pub(super) candidates: String,
     pub(super) positives: String,
     pub(super) queries: String,
+    /// Of the rows as they are written.
+    pub(super) rows: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +131,7 @@ impl Corpus {
             hashes.candidates = digest.finish();
         }
         hashes.queries = rows.digest.finish();
+        hashes.rows = rows.bytes.finish();
         let (starts, positives) = rows.by_group();
         if !ids.iter().any(Option::is_some) {
             ids.clear();
@@ -374,6 +377,7 @@ struct Rows {
     pairs: HashMap<String, u32>,
     asked: Vec<u32>,
     digest: Digest,
+    bytes: Digest,
     /// Group and text of every positive.
     positives: Vec<(u32, u32)>,
 }
@@ -387,6 +391,7 @@ impl Rows {
 
     fn push(&mut self, line: &Line<'_>, group: u32, record: &TrainingRecord<'_>) {
         let place = Place { offset: line.offset, length: line.bytes.len() as u32 };
+        self.bytes.add(line.bytes);
         let mut pair = Digest::default();
         // A mark keeps no prompt apart from an empty one.
         let prompt = record.prompt.as_ref().map(|prompt| format!("+{prompt}"));

@@ -2,3 +2,7 @@
 
 mod corpus;
 mod source;
+mod ledger;
+mod report;
+mod select;
+mod work;
