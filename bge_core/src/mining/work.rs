@@ -41,6 +41,17 @@ impl Work {
         &self.path
     }
 
+    /// Whether vectors or rows were finished that a later run can use.
+    pub(super) fn has_vectors(&self) -> bool {
+        let large = |entry: fs::DirEntry| entry.metadata().is_ok_and(|data| data.len() > 4096);
+        fs::read_dir(&self.path).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                let name = entry.file_name();
+                name.to_string_lossy().contains(".vectors") && large(entry)
+            })
+        })
+    }
+
     /// From now on there is something in the folder that a later run can use.
     pub(super) const fn stay(&mut self) {
         self.stays = true;
