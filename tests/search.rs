@@ -1,1 +1,3 @@
-//! Exact search and its contract.
+//! Search and its contract: vectors on disk, exact lists, and FAISS where it is built in.
+
+mod stored;

@@ -23,6 +23,8 @@ pub enum Stream {
     Init = 6,
     /// Bootstrap resampling of evaluation results.
     Bootstrap = 7,
+    /// Which candidates become negatives of a row.
+    Negatives = 8,
 }
 
 /// The 64-bit finaliser of `SplitMix64` (Steele, Lea, Flood 2014): a bijection that scatters every bit.

@@ -82,7 +82,7 @@ impl EvaluateConfig {
 }
 
 impl EmbedArguments {
-    fn check(&self, findings: &mut Findings) {
+    pub(super) fn check(&self, findings: &mut Findings) {
         findings.remote_code(self.trust_remote_code);
         if let Some(class) = self
             .embedder_model_class

@@ -79,7 +79,7 @@ const fn ignored(name: &'static str, takes: Takes, reason: &'static str) -> Fore
     }
 }
 
-const fn refused(
+pub(super) const fn refused(
     name: &'static str,
     takes: Takes,
     harmless: &'static [&'static str],

@@ -2,6 +2,8 @@
 
 mod check;
 mod check_embedding;
+mod check_mining;
+pub(crate) mod check_scoring;
 mod check_steps;
 mod choices;
 mod data;
@@ -11,11 +13,14 @@ pub mod field;
 mod flags;
 mod foreign;
 mod format;
+mod mining;
 mod model;
 mod module;
 mod parse;
 mod render;
+mod reranking;
 mod schema;
+mod scoring;
 mod shell;
 mod training;
 mod tree;
@@ -28,11 +33,14 @@ pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArgum
 pub use field::{Arguments, FieldDoc, FieldKind};
 pub use flags::{split_config_flag, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
+pub use mining::{EmbeddingDtype, MineArguments, MineConfig, SamplingStrategy};
 pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
+pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema};
+pub use scoring::{ScoreArguments, ScoreConfig};
 pub use shell::{CommandLine, from_command_line, from_words, split_words};
 pub use training::TrainingArguments;
 

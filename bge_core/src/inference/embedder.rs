@@ -27,6 +27,8 @@ pub struct Embedder {
 #[derive(Clone, Debug)]
 struct Side {
     prefix: Option<(Template, String)>,
+    /// How a text's own instruction is joined, if the format has a place for texts.
+    format: Option<Template>,
     max_length: usize,
 }
 
@@ -78,11 +80,9 @@ impl Embedder {
                         prompt: Option<&String>,
                         max: usize|
          -> Result<Side> {
+            let template = || Template::parse(format.map_or("{}{}", String::as_str));
             let prefix = match (instruction, prompt) {
-                (Some(instruction), _) => Some((
-                    Template::parse(format.map_or("{}{}", String::as_str))?,
-                    instruction.clone(),
-                )),
+                (Some(instruction), _) => Some((template()?, instruction.clone())),
                 (None, Some(prompt)) => {
                     note(format!("{name} texts get the folder's own prompt {prompt:?}"));
                     Some((Template::parse("{}{}")?, prompt.clone()))
@@ -91,6 +91,7 @@ impl Embedder {
             };
             Ok(Side {
                 prefix,
+                format: template().ok(),
                 max_length: max.min(limit),
             })
         };
@@ -192,6 +193,20 @@ impl Embedder {
         self.tokenizer.encode_batch(&texts, side.max_length)
     }
 
+    /// The tokens of queries; one with an instruction of its own (a row's `prompt`) gets that instead of the model's.
+    pub fn tokenize_prompted<S: AsRef<str> + Sync>(
+        &self,
+        queries: &[(Option<S>, S)],
+    ) -> Result<TokenBatch> {
+        let text = |(prompt, query): &(Option<S>, S)| match (prompt, &self.query.format) {
+            (Some(prompt), Some(format)) => Ok(format.fill(prompt.as_ref(), query.as_ref())),
+            (Some(_), None) => bail!(InvalidConfig, "the query format has no place for the text; use {{}}{{}}"),
+            (None, _) => Ok(self.query.text(query.as_ref()).into_owned()),
+        };
+        let texts = queries.iter().map(text).collect::<Result<Vec<String>>>()?;
+        self.tokenizer.encode_batch(&texts, self.query.max_length)
+    }
+
     /// Vectors of tokenized texts; `progress` hears how many are done.
     pub fn encode_tokens(&self, tokens: &TokenBatch, progress: impl FnMut(usize)) -> Result<Vectors> {
         encode_tokens(&self.model, tokens, self.shape, self.limits, progress)
@@ -200,7 +215,12 @@ impl Embedder {
 
 /// Refuses a tokenizer whose ids the model has no embeddings for.
 pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, model: &Bert, folder: &Path) -> Result<()> {
-    let (has, rows) = (tokenizer.vocab_size(), model.config().vocab_size);
+    check_vocabulary_rows(tokenizer, model.config().vocab_size, folder)
+}
+
+/// Refuses a tokenizer with more ids than the `rows` of a model's embedding table.
+pub(super) fn check_vocabulary_rows(tokenizer: &Tokenizer, rows: usize, folder: &Path) -> Result<()> {
+    let has = tokenizer.vocab_size();
     if has > rows {
         let error = Error::new(
             ErrorKind::ModelFormat,

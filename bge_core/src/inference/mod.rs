@@ -1,10 +1,12 @@
 //! Running a finished model: from texts to vectors.
 
 mod embedder;
+mod reranker;
 mod schedule;
 mod vectors;
 
 pub use embedder::Embedder;
 pub(crate) use embedder::check_vocabulary;
+pub use reranker::Reranker;
 pub use schedule::{BatchLimits, VectorShape, encode_tokens};
 pub use vectors::Vectors;

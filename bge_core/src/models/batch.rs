@@ -103,6 +103,14 @@ impl Batch {
     pub(super) fn identities(&self) -> &[u64] {
         &self.identities
     }
+
+    /// The identities of the texts' first tokens.
+    pub(super) fn first_identities(&self) -> Vec<u64> {
+        let firsts = self.offsets.iter().take(self.texts());
+        firsts
+            .filter_map(|&at| self.identities.get(at as usize).copied())
+            .collect()
+    }
 }
 
 /// Positions count from `pad + 1` and skip tokens that are the padding token, as transformers'

@@ -6,6 +6,8 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::config::EncoderConfig;
+use super::pooling::{pool, pool_backward};
+use crate::config::PoolingMethod;
 use crate::error::{Result, bail};
 use crate::nn::{
     Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
@@ -66,6 +68,44 @@ struct FullRecord {
     output: ResidualNormRecord,
 }
 
+/// Which rows leave the last layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// Every token.
+    All,
+    /// The first token of each text: what follows the last attention runs for these alone.
+    First,
+}
+
+/// The batch as one layer sees it.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    offsets: &'a [u32],
+    rows: Rows,
+    /// Dropout of the attention: all tokens.
+    plan: Option<DropoutPlan<'a>>,
+    /// Dropout of what follows it: the tokens that `rows` names.
+    after: Option<DropoutPlan<'a>>,
+}
+
+impl View<'_> {
+    /// `x [T, D]` → the rows that go on.
+    fn select(&self, x: &Tensor) -> Result<Tensor> {
+        match self.rows {
+            Rows::All => Ok(x.clone()),
+            Rows::First => pool(PoolingMethod::Cls, x, self.offsets),
+        }
+    }
+
+    /// The gradient of [`View::select`]'s input.
+    fn spread(&self, gradient: Tensor) -> Result<Tensor> {
+        match self.rows {
+            Rows::All => Ok(gradient),
+            Rows::First => pool_backward(PoolingMethod::Cls, &gradient, self.offsets),
+        }
+    }
+}
+
 /// Weights that transformers keeps in the file and an embedder never uses: saved as they were read.
 fn unused(name: &str) -> bool {
     name.starts_with("pooler.")
@@ -76,6 +116,16 @@ impl Bert {
     ///
     /// Names that the encoder does not use are kept only for the pooler; others must be gone already.
     pub fn new(config: EncoderConfig, weights: BTreeMap<String, Tensor>) -> Result<Self> {
+        Self::with_head(config, weights, |_| false)
+    }
+
+    /// Builds the encoder over weights that also hold those of a head, which are trained with it.
+    pub(super) fn with_head(
+        config: EncoderConfig,
+        weights: BTreeMap<String, Tensor>,
+        head: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let unused = |name: &str| unused(name) && !head(name);
         let mut params = ParamStore::new(weights);
         params.freeze(unused);
         let (width, hidden) = (config.hidden_size, config.intermediate_size);
@@ -120,6 +170,7 @@ impl Bert {
         let layers = layers.collect::<Result<_>>()?;
         let known = |name: &str| {
             unused(name)
+                || head(name)
                 || name.starts_with("embeddings.")
                 || name
                     .strip_prefix("encoder.layer.")
@@ -162,21 +213,34 @@ impl Bert {
         keep: Keep,
         dropout: Option<u64>,
     ) -> Result<(Tensor, Option<BertRecord>)> {
+        self.forward_rows(batch, Rows::All, keep, dropout)
+    }
+
+    /// Hidden states of the last layer: `[T, D]`, or `[n, D]` for the first tokens alone, with the same bits.
+    pub(super) fn forward_rows(
+        &self,
+        batch: &Batch,
+        rows: Rows,
+        keep: Keep,
+        dropout: Option<u64>,
+    ) -> Result<(Tensor, Option<BertRecord>)> {
+        let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
             key,
             tokens: batch.identities(),
         });
         let (mut x, embeddings) = self.embeddings.forward(batch.rows(), plan, 0)?;
         let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let view = self.view(index, batch, rows, plan, &first);
             match keep {
-                Keep::Nothing => x = layer.forward(&x, batch.offsets(), plan)?,
+                Keep::Nothing => x = layer.forward(&x, view)?,
                 Keep::Inputs => {
-                    let y = layer.forward(&x, batch.offsets(), plan)?;
+                    let y = layer.forward(&x, view)?;
                     layers.push(LayerRecord::Input(std::mem::replace(&mut x, y)));
                 }
                 Keep::All => {
-                    let (y, record) = layer.forward_keeping(&x, batch.offsets(), plan)?;
+                    let (y, record) = layer.forward_keeping(&x, view)?;
                     layers.push(LayerRecord::Full(Box::new(record)));
                     x = y;
                 }
@@ -197,6 +261,20 @@ impl Bert {
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<()> {
+        self.backward_rows(batch, Rows::All, record, d_hidden, dropout, grads)
+    }
+
+    /// The backward of [`Bert::forward_rows`] with the same `rows`.
+    pub(super) fn backward_rows(
+        &self,
+        batch: &Batch,
+        rows: Rows,
+        record: BertRecord,
+        d_hidden: Tensor,
+        dropout: Option<u64>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
             key,
             tokens: batch.identities(),
@@ -206,38 +284,72 @@ impl Bert {
             mut layers,
         } = record;
         let mut gradient = d_hidden;
-        for layer in self.layers.iter().rev() {
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let view = self.view(index, batch, rows, plan, &first);
             let record = match layers.pop() {
                 Some(LayerRecord::Full(record)) => *record,
-                Some(LayerRecord::Input(x)) => layer.forward_keeping(&x, batch.offsets(), plan)?.1,
+                Some(LayerRecord::Input(x)) => layer.forward_keeping(&x, view)?.1,
                 None => bail!(Internal, "a layer kept no record"),
             };
-            gradient = layer.backward(record, &gradient, batch.offsets(), plan, grads)?;
+            gradient = layer.backward(record, &gradient, view, grads)?;
         }
         self.embeddings
             .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
     }
+
+    /// What the layer of this index sees: only the last one computes fewer rows.
+    fn view<'a>(
+        &self,
+        index: usize,
+        batch: &'a Batch,
+        rows: Rows,
+        plan: Option<DropoutPlan<'a>>,
+        first: &'a [u64],
+    ) -> View<'a> {
+        let last = index + 1 == self.layers.len();
+        let rows = if last { rows } else { Rows::All };
+        View {
+            offsets: batch.offsets(),
+            rows,
+            plan,
+            after: plan.map(|plan| match rows {
+                Rows::All => plan,
+                Rows::First => DropoutPlan {
+                    tokens: first,
+                    ..plan
+                },
+            }),
+        }
+    }
+
+    /// The first dropout site that no layer uses.
+    pub(super) fn free_site(&self) -> u64 {
+        1 + 3 * self.layers.len() as u64
+    }
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, offsets: &[u32], plan: Option<DropoutPlan>) -> Result<Tensor> {
-        let (context, _) = self.attention.forward(x, offsets, plan, self.site)?;
-        let (middle, _) = self.attention_output.forward(&context, x, plan, self.site + 1)?;
+    fn forward(&self, x: &Tensor, view: View) -> Result<Tensor> {
+        let (context, _) = self.attention.forward(x, view.offsets, view.plan, self.site)?;
+        let (context, x) = (view.select(&context)?, view.select(x)?);
+        let (middle, _) = self
+            .attention_output
+            .forward(&context, &x, view.after, self.site + 1)?;
         drop(context);
         let inner = self.intermediate.forward(&middle)?;
-        Ok(self.output.forward(&inner, &middle, plan, self.site + 2)?.0)
+        Ok(self.output.forward(&inner, &middle, view.after, self.site + 2)?.0)
     }
 
-    fn forward_keeping(
-        &self,
-        x: &Tensor,
-        offsets: &[u32],
-        plan: Option<DropoutPlan>,
-    ) -> Result<(Tensor, FullRecord)> {
-        let (context, attention) = self.attention.forward(x, offsets, plan, self.site)?;
-        let (middle, attention_output) = self.attention_output.forward(&context, x, plan, self.site + 1)?;
+    fn forward_keeping(&self, x: &Tensor, view: View) -> Result<(Tensor, FullRecord)> {
+        let (context, attention) = self.attention.forward(x, view.offsets, view.plan, self.site)?;
+        let (middle, attention_output) = self.attention_output.forward(
+            &view.select(&context)?,
+            &view.select(x)?,
+            view.after,
+            self.site + 1,
+        )?;
         let (before_activation, inner) = self.intermediate.forward_keeping(&middle)?;
-        let (y, output) = self.output.forward(&inner, &middle, plan, self.site + 2)?;
+        let (y, output) = self.output.forward(&inner, &middle, view.after, self.site + 2)?;
         let x = x.clone();
         Ok((
             y,
@@ -253,14 +365,7 @@ impl Layer {
         ))
     }
 
-    fn backward(
-        &self,
-        record: FullRecord,
-        dy: &Tensor,
-        offsets: &[u32],
-        plan: Option<DropoutPlan>,
-        grads: &mut Gradients,
-    ) -> Result<Tensor> {
+    fn backward(&self, record: FullRecord, dy: &Tensor, view: View, grads: &mut Gradients) -> Result<Tensor> {
         let FullRecord {
             x,
             attention,
@@ -271,23 +376,32 @@ impl Layer {
             output,
         } = record;
         let inner = self.intermediate.reapply(&before_activation)?;
-        let (d_inner, d_middle) = self
-            .output
-            .backward(&inner, dy, output, plan, self.site + 2, grads)?;
+        let (d_inner, d_middle) =
+            self.output
+                .backward(&inner, dy, output, view.after, self.site + 2, grads)?;
         drop(inner);
         self.intermediate
             .backward_into(&middle, &before_activation, &d_inner, &d_middle, grads)?;
         drop((before_activation, d_inner, middle));
         let (d_context, dx) = self.attention_output.backward(
-            &context,
+            &view.select(&context)?,
             &d_middle,
             attention_output,
-            plan,
+            view.after,
             self.site + 1,
             grads,
         )?;
+        let (d_context, dx) = (view.spread(d_context)?, view.spread(dx)?);
         self.attention.backward(
-            &x, &context, &d_context, &dx, attention, offsets, plan, self.site, grads,
+            &x,
+            &context,
+            &d_context,
+            &dx,
+            attention,
+            view.offsets,
+            view.plan,
+            self.site,
+            grads,
         )?;
         Ok(dx)
     }

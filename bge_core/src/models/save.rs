@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use candle_core::Tensor;
+use serde_json::{Map, Value, json};
 
 use super::bert::Bert;
+use super::cross_encoder::CrossEncoder;
 use super::weights::write_weights;
 use crate::config::PoolingMethod;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,7 +39,42 @@ pub fn save_model<'a>(
     settings: &SentenceSettings,
     tokenizer_files: impl Iterator<Item = &'a Path>,
 ) -> Result<()> {
-    let mut config = model.config().raw.clone();
+    save_config_and_tokenizer(folder, model.config().raw.clone(), tokenizer_files)?;
+    save_sentence_files(folder, model.config().hidden_size, settings)?;
+    write_weights(
+        folder,
+        model.params().iter().map(|(name, value, _)| (name, value)),
+        SHARD_BYTES,
+    )
+}
+
+/// Writes a cross-encoder and its tokenizer's files into an existing folder, as transformers saves
+/// `BertForSequenceClassification` and its RoBERTa relatives.
+///
+/// `tokenizer_files` are copied byte for byte.
+pub fn save_cross_encoder<'a>(
+    folder: &Path,
+    model: &CrossEncoder,
+    tokenizer_files: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
+    save_config_and_tokenizer(folder, model.saved_config(), tokenizer_files)?;
+    let named: Vec<(String, &Tensor)> = model
+        .params()
+        .iter()
+        .map(|(name, value, _)| (model.saved_name(name), value))
+        .collect();
+    write_weights(
+        folder,
+        named.iter().map(|(name, value)| (name.as_str(), *value)),
+        SHARD_BYTES,
+    )
+}
+
+fn save_config_and_tokenizer<'a>(
+    folder: &Path,
+    mut config: Map<String, Value>,
+    tokenizer_files: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
     for key in ["torch_dtype", "dtype"] {
         if config.contains_key(key) {
             config.insert(key.to_owned(), json!("float32"));
@@ -50,12 +87,7 @@ pub fn save_model<'a>(
         let name = file.file_name().unwrap_or_default();
         files::write_whole(&folder.join(name), |out| std::io::Write::write_all(out, &bytes))?;
     }
-    save_sentence_files(folder, model.config().hidden_size, settings)?;
-    write_weights(
-        folder,
-        model.params().iter().map(|(name, value, _)| (name, value)),
-        SHARD_BYTES,
-    )
+    Ok(())
 }
 
 fn save_sentence_files(folder: &Path, width: usize, settings: &SentenceSettings) -> Result<()> {
@@ -81,7 +113,7 @@ fn save_sentence_files(folder: &Path, width: usize, settings: &SentenceSettings)
     write_json(&folder.join("1_Pooling").join("config.json"), &pooling)?;
     let lengths = json!({ "max_seq_length": settings.max_seq_length, "do_lower_case": false });
     write_json(&folder.join("sentence_bert_config.json"), &lengths)?;
-    let mut prompts = serde_json::Map::new();
+    let mut prompts = Map::new();
     if !settings.query_prompt.is_empty() {
         prompts.insert("query".to_owned(), json!(settings.query_prompt));
     }

@@ -20,6 +20,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Names lose the prefix of the task model they were saved from (`bert.`, `roberta.`), `gamma`/`beta` become
 /// `weight`/`bias`, and what does not belong to the encoder (heads, buffers) is left out.
 pub fn read_weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+    read_weights_and(folder, |_| false)
+}
+
+/// Reads the weights of an encoder and those of a head, which stand in the file without the encoder's prefix.
+pub(crate) fn read_weights_and(
+    folder: &Path,
+    head: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for file in weight_files(folder)? {
         read_file(&file, &mut tensors)?;
@@ -30,7 +38,9 @@ pub fn read_weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
     })?;
     let mut renamed = BTreeMap::new();
     for (name, tensor) in tensors {
-        if let Some(name) = name.strip_prefix(&prefix).and_then(current_name) {
+        if head(&name) {
+            renamed.insert(name, tensor);
+        } else if let Some(name) = name.strip_prefix(&prefix).and_then(current_name) {
             renamed.insert(name, tensor);
         }
     }

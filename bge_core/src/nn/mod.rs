@@ -8,6 +8,7 @@
 
 mod embeddings;
 mod gradients;
+mod head;
 mod layers;
 pub(crate) mod ops;
 mod params;
@@ -15,6 +16,7 @@ mod tensors;
 
 pub use embeddings::{Embeddings, EmbeddingsRecord, TableSizes, TokenRows};
 pub use gradients::Gradients;
+pub use head::{ScoreHead, ScoreHeadRecord};
 pub use layers::{
     Attention, AttentionRecord, Intermediate, LayerNorm, Linear, ResidualNorm, ResidualNormRecord,
 };

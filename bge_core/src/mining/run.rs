@@ -1,0 +1,432 @@
+//! A whole mining run: index, encode, search, choose, write.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::corpus::{Corpus, Row, plain};
+use super::encode::{Encoder, Texts};
+use super::event::{MineEvent, Reporter, Stage};
+use super::ledger::{ledger_lines, push, rewrite, suspect_lines};
+use super::places::check_places;
+use super::report::{Counts, MineReport};
+use super::select::{Candidate, Known, Rules, Verdict, choose, fill, judge, look};
+use super::work::{PARTS, Parts, Work};
+use crate::config::{Arguments, Checked, MineConfig, RerankArguments};
+use crate::error::{Error, ErrorKind, Result, bail};
+use crate::files::Digest;
+use crate::inference::{Embedder, Reranker};
+use crate::issue::{Issue, Severity};
+use crate::models::{fingerprint, hub};
+use crate::search::{Exact, Hit, Rows, SearchIndex, VectorStore};
+
+/// Rows that are searched at once, at least.
+const SEARCHED: usize = 2048;
+/// Rows between two notes of what is done, where a cross-encoder takes long for each.
+const RESCORED: usize = 32;
+
+/// Mines hard negatives: reads `input_file`, writes `output_file`, the ledger and the suspected false negatives.
+///
+/// What is written depends on nothing but the settings, the model and the texts: not on threads, batch sizes, or how often
+/// the run was interrupted. `heard` may stop the run by [`ControlFlow::Break`]; the same call then goes on where it was.
+///
+/// Errors: bad rows and texts with file and line, a place that cannot be written, a model that cannot be opened,
+/// `Cancelled` when told to stop.
+pub fn mine(
+    config: &Checked<MineConfig>,
+    heard: &mut dyn FnMut(MineEvent<'_>) -> ControlFlow<()>,
+) -> Result<MineReport> {
+    let mut report = Reporter(heard);
+    check_places(&config.mine)?;
+    let output = Path::new(&config.mine.output_file);
+    let mut work = Work::open(output)?;
+    let outcome = run(config, &mut work, &mut report);
+    match &outcome {
+        Ok(_) => work.leave(),
+        // These will not go away by trying again, so there is nothing to keep for it.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFinite | ErrorKind::InvalidData) => {}
+        Err(_) if work.has_vectors() => work.stay(),
+        Err(_) => {}
+    }
+    outcome
+}
+
+fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>) -> Result<MineReport> {
+    let mine = &config.mine;
+    let bad = |reason: String| Error::new(ErrorKind::InvalidConfig, reason).with_field("range_for_sampling");
+    let rules = Rules::new(mine).map_err(bad)?;
+    let corpus = Corpus::open(mine, work.path())?;
+    let hub = hub::HubOptions {
+        cache_dir: config.embed.cache_dir.clone().map(Into::into),
+        token: config.embed.token.clone(),
+        ..hub::HubOptions::default()
+    };
+    let folder = hub::resolve_model(&config.embed.embedder_name_or_path, &hub)?;
+    let embedder = Embedder::from_finetuned(&folder, &config.embed)?;
+    for note in embedder.notes() {
+        report.note(note)?;
+    }
+    let model = fingerprint(&folder)?;
+    let (reranker, reranker_hash) = match &mine.reranker_name_or_path {
+        Some(name) => {
+            let folder = hub::resolve_model(name, &hub)?;
+            let reranker = open_reranker(&folder, config)?;
+            for note in reranker.notes() {
+                report.note(note)?;
+            }
+            (Some(reranker), Some(fingerprint(&folder)?))
+        }
+        None => (None, None),
+    };
+    if corpus.candidates() < rules.start + rules.number {
+        let message = format!(
+            "the corpus has {} texts, and the range begins at rank {}: rows get at most {} negatives from it",
+            corpus.candidates(),
+            rules.start,
+            corpus.candidates().saturating_sub(rules.start)
+        );
+        report.note(&Issue::new("mining.small_corpus", Severity::Warning, message))?;
+    }
+
+    let encoder = Encoder {
+        embedder: &embedder,
+        arguments: &config.embed,
+        dtype: mine.embedding_dtype,
+        model: &model,
+        folder: mine.corpus_embd_save_dir.as_ref().map_or_else(|| work.path().to_path_buf(), Into::into),
+        corpus: &corpus,
+    };
+    // What is compared with the embedder's scores of positives; a cross-encoder scores them from their texts.
+    let compares = mine.has_margin() || mine.ledger.is_some() || mine.false_negatives.is_some();
+    let by_vectors = compares && reranker.is_none();
+    let Some((stored, mut reused)) = encoder.vectors(Texts::Candidates, report)? else {
+        let message = "there is no text that negatives could come from; all texts are blank";
+        return Err(Error::new(ErrorKind::InvalidData, message).with_path(corpus.input_path()));
+    };
+    let outside = if by_vectors { encoder.vectors(Texts::Positives, report)? } else { None };
+    let Some((queries, reused_queries)) = encoder.vectors(Texts::Queries, report)? else {
+        bail!(Internal, "a corpus without queries was opened");
+    };
+    reused += reused_queries + outside.as_ref().map_or(0, |(_, there)| *there);
+
+    let key = run_key(config, &corpus, &model, reranker_hash.as_deref());
+    let names = [
+        Some("output"),
+        mine.ledger.as_ref().map(|_| "ledger"),
+        mine.false_negatives.as_ref().map(|_| "suspects"),
+    ];
+    let first = MineReport {
+        rows: corpus.rows(),
+        queries: corpus.queries(),
+        corpus: corpus.candidates(),
+        repeated_texts: corpus.repeated,
+        blank_texts: corpus.blank,
+        ..MineReport::default()
+    };
+    let mut parts = Parts::open(work, &key, names, first)?;
+    let miner = Miner {
+        corpus: &corpus,
+        rules,
+        stored: &stored,
+        outside: outside.as_ref().map(|(store, _)| store),
+        queries: &queries,
+        reranker: reranker.as_ref(),
+        compares,
+        suspects: mine.false_negatives.is_some(),
+        ledger: mine.ledger.is_some(),
+    };
+    if parts.progress.rows == 0 {
+        let mut head = Vec::new();
+        push(&mut head, header(config, &corpus, &model, reranker_hash.as_deref()));
+        parts.append(LEDGER, &head)?;
+    }
+    let mut index = Exact::new(Rows::Stored(&stored))?;
+    miner.all(&mut index, mine.search_batch_size.max(SEARCHED), &mut parts, report)?;
+
+    for (part, place) in [(LEDGER, &mine.ledger), (SUSPECTS, &mine.false_negatives)] {
+        if let Some(place) = place {
+            parts.publish(part, Path::new(place))?;
+        }
+    }
+    parts.publish(OUTPUT, Path::new(&mine.output_file))?;
+    Ok(MineReport { reused_vectors: reused, ..parts.progress.report })
+}
+
+const OUTPUT: usize = 0;
+const LEDGER: usize = 1;
+const SUSPECTS: usize = 2;
+
+/// The cross-encoder with the settings of a run. Scores go from 0 to 1, as in sentence-transformers.
+fn open_reranker(folder: &Path, config: &MineConfig) -> Result<Reranker> {
+    let arguments = RerankArguments {
+        reranker_batch_size: config.mine.reranker_batch_size,
+        reranker_max_length: config.mine.reranker_max_length,
+        reranker_query_max_length: config.mine.reranker_query_max_length,
+        normalize: true,
+        ..RerankArguments::default()
+    };
+    Reranker::from_finetuned(folder, &arguments)
+}
+
+/// Settings that decide nothing that is written, or that are in the key by their content.
+const ELSEWHERE: [&str; 22] = [
+    "embedder_name_or_path",
+    "cache_dir",
+    "token",
+    "batch_size",
+    "devices",
+    "threads",
+    "use_fp16",
+    "use_bf16",
+    "trust_remote_code",
+    "input_file",
+    "output_file",
+    "candidate_pool",
+    "ledger",
+    "false_negatives",
+    "reranker_name_or_path",
+    "reranker_batch_size",
+    "use_gpu_for_searching",
+    "search_batch_size",
+    "index_file",
+    "corpus_embd_save_dir",
+    "embedder_model_class",
+    "examples_for_task",
+];
+
+/// The settings that decide what is written.
+fn deciding_settings(config: &MineConfig) -> Map<String, Value> {
+    let mut settings = config.to_json();
+    settings.retain(|name, value| !ELSEWHERE.contains(&name.as_str()) && !value.is_null());
+    settings
+}
+
+/// A hash of everything that decides the bytes that are written.
+fn run_key(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&str>) -> String {
+    let hashes = corpus.hashes();
+    let mine = &config.mine;
+    let asked = format!("{} {}", mine.ledger.is_some(), mine.false_negatives.is_some());
+    let settings = Value::Object(deciding_settings(config)).to_string();
+    let mut digest = Digest::default();
+    for part in [
+        env!("CARGO_PKG_VERSION"),
+        model,
+        reranker.unwrap_or_default(),
+        &hashes.candidates,
+        &hashes.rows,
+        &asked,
+        &settings,
+    ] {
+        digest.add(part.as_bytes());
+    }
+    digest.finish()
+}
+
+/// The first line of the ledger.
+fn header(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&str>) -> Map<String, Value> {
+    let mut line = Map::new();
+    line.insert("bge".to_owned(), env!("CARGO_PKG_VERSION").into());
+    line.insert("embedder".to_owned(), config.embed.embedder_name_or_path.as_str().into());
+    line.insert("embedder_hash".to_owned(), model.into());
+    line.insert("reranker".to_owned(), json!(config.mine.reranker_name_or_path));
+    line.insert("reranker_hash".to_owned(), json!(reranker));
+    line.insert("rows".to_owned(), corpus.rows().into());
+    line.insert("corpus_texts".to_owned(), corpus.candidates().into());
+    line.insert("corpus_hash".to_owned(), corpus.hashes().candidates.as_str().into());
+    line.insert("seed".to_owned(), config.mine.seed.into());
+    line.insert("settings".to_owned(), Value::Object(deciding_settings(config)));
+    line
+}
+
+/// Everything that rows are mined with.
+struct Miner<'a> {
+    corpus: &'a Corpus,
+    rules: Rules,
+    stored: &'a VectorStore,
+    outside: Option<&'a VectorStore>,
+    queries: &'a VectorStore,
+    reranker: Option<&'a Reranker>,
+    /// Whether the score of the lowest positive is needed.
+    compares: bool,
+    suspects: bool,
+    ledger: bool,
+}
+
+/// A row on its way from its hits to what is written about it.
+struct Mined {
+    row: Row,
+    candidates: Vec<Candidate>,
+    positive: Option<f64>,
+}
+
+/// What one row adds to the parts.
+struct Written {
+    parts: [Vec<u8>; PARTS],
+    counts: Counts,
+}
+
+impl Miner<'_> {
+    fn all(
+        &self,
+        index: &mut dyn SearchIndex,
+        together: usize,
+        parts: &mut Parts,
+        report: &mut Reporter<'_>,
+    ) -> Result<()> {
+        let total = self.corpus.rows();
+        let mut done = parts.progress.rows;
+        report.progress(Stage::Rows, done, total)?;
+        while done < total {
+            let rows: Vec<usize> = (done..total.min(done + together)).collect();
+            let hits = self.search(index, &rows)?;
+            let step = if self.reranker.is_some() { RESCORED } else { rows.len() };
+            for (rows, hits) in rows.chunks(step).zip(hits.chunks(step)) {
+                let mined = rows.par_iter().zip(hits).map(|(row, hits)| self.look(*row, hits));
+                let mut mined = mined.collect::<Result<Vec<_>>>()?;
+                if let Some(reranker) = self.reranker {
+                    self.rescore(reranker, &mut mined)?;
+                }
+                let written = mined.into_par_iter().map(|mined| self.write(mined)).collect::<Result<Vec<_>>>()?;
+                for Written { parts: lines, counts } in &written {
+                    for (part, lines) in lines.iter().enumerate() {
+                        parts.append(part, lines)?;
+                    }
+                    parts.progress.report.add(counts, self.rules.number);
+                }
+                done += rows.len();
+                parts.progress.rows = done;
+                parts.save()?;
+                report.progress(Stage::Rows, done, total)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hits of rows, in their order. Rows with one query are searched once.
+    fn search(&self, index: &mut dyn SearchIndex, rows: &[usize]) -> Result<Vec<Vec<Hit>>> {
+        let mut asked: Vec<usize> = rows.iter().map(|row| self.corpus.asks(*row)).collect();
+        let of_rows = asked.clone();
+        asked.sort_unstable();
+        asked.dedup();
+        let (mut vectors, mut vector) = (Vec::with_capacity(asked.len() * self.queries.dim()), Vec::new());
+        for query in &asked {
+            self.queries.row(*query, &mut vector)?;
+            vectors.extend_from_slice(&vector);
+        }
+        let hits = index.search(&vectors, self.rules.end)?;
+        let of_row = |query: &usize| {
+            let place = asked.binary_search(query).ok();
+            place.and_then(|place| hits.get(place)).cloned().unwrap_or_default()
+        };
+        Ok(of_rows.iter().map(of_row).collect())
+    }
+
+    fn known<'k>(&'k self, row: &Row) -> Known<'k> {
+        let positives = self.corpus.positives(row.index);
+        Known {
+            positives,
+            plains: positives.iter().map(|text| self.corpus.plain(*text)).collect(),
+            query: plain(&row.query),
+        }
+    }
+
+    fn look(&self, row: usize, hits: &[Hit]) -> Result<Mined> {
+        let row = self.corpus.row(row)?;
+        let candidates = look(hits, &self.known(&row), &self.rules, |text| self.corpus.plain(text));
+        let positive = if self.compares && self.reranker.is_none() {
+            Some(self.lowest_positive(&row)?)
+        } else {
+            None
+        };
+        Ok(Mined { row, candidates, positive })
+    }
+
+    /// The lowest inner product of a row's query with a positive, summed as the search does it.
+    fn lowest_positive(&self, row: &Row) -> Result<f64> {
+        let (mut query, mut vector) = (Vec::new(), Vec::new());
+        self.queries.row(self.corpus.asks(row.index), &mut query)?;
+        let mut lowest = f64::INFINITY;
+        for text in self.corpus.positives(row.index) {
+            let text = *text as usize;
+            match (text.checked_sub(self.stored.len()), self.outside) {
+                (None, _) => self.stored.row(text, &mut vector)?,
+                (Some(text), Some(outside)) => outside.row(text, &mut vector)?,
+                (Some(_), None) => bail!(Internal, "a positive outside of the pool has no vector"),
+            }
+            let products = query.iter().zip(&vector).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            lowest = lowest.min(products.sum());
+        }
+        Ok(lowest)
+    }
+
+    /// Replaces the scores that decide by those of a cross-encoder.
+    fn rescore(&self, reranker: &Reranker, mined: &mut [Mined]) -> Result<()> {
+        let mut pairs: Vec<(&str, String)> = Vec::new();
+        for Mined { row, candidates, .. } in mined.iter() {
+            for text in self.corpus.positives(row.index) {
+                pairs.push((&row.query, self.corpus.text(*text)?));
+            }
+            for candidate in candidates.iter().filter(|c| self.is_rescored(c)) {
+                pairs.push((&row.query, self.corpus.text(candidate.text)?));
+            }
+        }
+        let mut scores = reranker.compute_score(&pairs)?.into_iter();
+        let short = || Error::new(ErrorKind::Internal, "a cross-encoder gave too few scores");
+        let mut next = || -> Result<f64> {
+            let score = scores.next().ok_or_else(short)?;
+            if score.is_finite() {
+                return Ok(f64::from(score));
+            }
+            bail!(NotFinite, "the cross-encoder gives {score}; the model is damaged or its training diverged")
+        };
+        for Mined { row, candidates, positive } in mined {
+            let mut lowest = f64::INFINITY;
+            for _ in self.corpus.positives(row.index) {
+                lowest = lowest.min(next()?);
+            }
+            *positive = Some(lowest);
+            for candidate in candidates.iter_mut().filter(|c| self.is_rescored(c)) {
+                candidate.reranked = Some(next()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Candidates in the range, and, where suspects are listed, those before it.
+    fn is_rescored(&self, candidate: &Candidate) -> bool {
+        candidate.verdict == Verdict::NotSampled
+            || self.suspects && candidate.verdict == Verdict::OutsideRange
+    }
+
+    fn write(&self, mined: Mined) -> Result<Written> {
+        let Mined { row, mut candidates, positive } = mined;
+        judge(&mut candidates, positive, &self.rules);
+        let mut draws = choose(&mut candidates, &self.rules, row.index);
+        if self.rules.fill {
+            let known = self.known(&row);
+            let plain = |text| self.corpus.plain(text);
+            let filled = fill(&candidates, &known, &self.rules, self.stored.len(), &mut draws, plain);
+            candidates.extend(filled);
+        }
+        let mut chosen: Vec<&Candidate> =
+            candidates.iter().filter(|c| matches!(c.verdict, Verdict::Chosen | Verdict::Filled)).collect();
+        // The hardest first; filled ones, which have no score, behind them in the order of their draws.
+        chosen.sort_by(|a, b| b.deciding().total_cmp(&a.deciding()));
+        let negatives: Vec<String> =
+            chosen.iter().map(|candidate| self.corpus.text(candidate.text)).collect::<Result<_>>()?;
+        let mut counts = Counts::of(&candidates, self.rules.start);
+        let (line, stale) = rewrite(&row.bytes, &negatives)?;
+        counts.stale = stale;
+        let (mut ledger, mut suspects) = (Vec::new(), Vec::new());
+        if self.ledger {
+            ledger_lines(&row, &candidates, positive, self.corpus, &mut ledger)?;
+        }
+        if self.suspects {
+            let lines = &mut suspects;
+            counts.suspected = suspect_lines(&row, &candidates, positive, &self.rules, self.corpus, lines)?;
+        }
+        Ok(Written { parts: [line, ledger, suspects], counts })
+    }
+}
