@@ -26,6 +26,63 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::io(path, "read this file", error))
 }
 
+/// Adds parts up to one content hash (BLAKE3); the borders of the parts count.
+#[cfg(feature = "model")]
+#[derive(Clone, Debug, Default)]
+pub struct Digest(blake3::Hasher);
+
+#[cfg(feature = "model")]
+impl Digest {
+    /// Adds bytes as one part.
+    pub fn add(&mut self, part: &[u8]) -> &mut Self {
+        self.0.update(part);
+        self.end_part(part.len() as u64)
+    }
+
+    /// Adds the content of a file as one part, read in pieces.
+    pub fn add_file(&mut self, path: &Path) -> Result<&mut Self> {
+        let failed = |error| Error::io(path, "read this file", error);
+        if path.is_dir() {
+            return Err(Error::new(ErrorKind::InvalidData, "this is a folder, not a file").with_path(path));
+        }
+        let mut file = File::open(path).map_err(failed)?;
+        let mut piece = vec![0; 1 << 20];
+        let mut length = 0;
+        loop {
+            let read = match std::io::Read::read(&mut file, &mut piece) {
+                Ok(0) => return Ok(self.end_part(length)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+                read => read.map_err(failed)?,
+            };
+            self.0.update(piece.get(..read).unwrap_or_default());
+            length += read as u64;
+        }
+    }
+
+    /// The hash of all parts so far: 64 hexadecimal digits.
+    pub fn finish(&self) -> String {
+        self.0.finalize().to_hex().to_string()
+    }
+
+    /// The length behind a part keeps `ab`, `c` apart from `a`, `bc`.
+    fn end_part(&mut self, length: u64) -> &mut Self {
+        self.0.update(&length.to_le_bytes());
+        self
+    }
+}
+
+/// The content hash of some bytes: 64 hexadecimal digits.
+#[cfg(feature = "model")]
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    Digest::default().add(bytes).finish()
+}
+
+/// The content hash of a file, the same as [`hash_bytes`] of what it holds.
+#[cfg(feature = "model")]
+pub fn hash_file(path: &Path) -> Result<String> {
+    Ok(Digest::default().add_file(path)?.finish())
+}
+
 /// Writes a file beside its place, makes sure that it is on disk, and moves it there.
 pub fn write_whole(
     path: &Path,
@@ -147,6 +204,24 @@ fn sync_tree(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "model")]
+    #[test]
+    fn a_hash_tells_contents_and_borders_apart() {
+        let mut split = Digest::default();
+        assert_ne!(
+            split.add(b"ab").add(b"c").finish(),
+            Digest::default().add(b"a").add(b"bc").finish()
+        );
+        assert_ne!(hash_bytes(b""), hash_bytes(b"\0"));
+        assert_eq!(hash_bytes(b"").len(), 64);
+        let path = std::env::temp_dir().join(format!("bge-hash-{}", std::process::id()));
+        let content = vec![7; (1 << 20) + 3];
+        fs::write(&path, &content).unwrap();
+        assert_eq!(hash_file(&path).unwrap(), hash_bytes(&content));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(hash_file(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_folder_appears_whole_or_not_at_all() {

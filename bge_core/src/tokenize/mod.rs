@@ -3,9 +3,11 @@
 mod batch;
 mod cut;
 mod folder;
+mod pair;
 mod tokenizer;
 mod vocabulary;
 
 pub use batch::TokenBatch;
 pub use folder::FILES;
+pub use pair::PairLimits;
 pub use tokenizer::{SpecialTokens, Tokenizer};

@@ -44,6 +44,22 @@ pub struct SpecialTokens {
     pub eos: Option<u32>,
 }
 
+impl SpecialTokens {
+    /// All roles, in the order of the fields.
+    pub(super) fn all(self) -> [Option<u32>; 7] {
+        let Self {
+            cls,
+            sep,
+            pad,
+            unk,
+            mask,
+            bos,
+            eos,
+        } = self;
+        [cls, sep, pad, unk, mask, bos, eos]
+    }
+}
+
 /// What stands around the tokens of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Frame {
@@ -242,18 +258,37 @@ impl Tokenizer {
 
     fn framed(&self, text: &str, room: usize) -> Result<Vec<u32>> {
         let Frame { before, after, .. } = &self.frame;
+        Ok([before, self.bare(text, room)?.as_slice(), after].concat())
+    }
+
+    /// The ids of a text without special tokens, at most `room`.
+    pub(super) fn bare(&self, text: &str, room: usize) -> Result<Vec<u32>> {
         let encoding = if self.words_stand_alone && !self.truncates_left {
             self.start(text, room)?
         } else {
             self.own(text)?
         };
-        let own = encoding.get_ids();
-        let own = match own.len().checked_sub(room) {
-            Some(excess) if self.truncates_left => &own[excess..],
-            Some(_) => &own[..room],
-            None => own,
-        };
-        Ok([before, own, after].concat())
+        Ok(self.cut(encoding.get_ids(), room).to_vec())
+    }
+
+    /// At most `room` of some ids: the first ones, or the last ones where this tokenizer truncates on the left.
+    pub(super) fn cut<'a>(&self, ids: &'a [u32], room: usize) -> &'a [u32] {
+        match ids.len().checked_sub(room) {
+            Some(excess) if self.truncates_left => &ids[excess..],
+            Some(_) => &ids[..room],
+            None => ids,
+        }
+    }
+
+    /// The ids of the text that some ids spell; specials stay what they are.
+    pub(super) fn respelled(&self, ids: &[u32]) -> Result<Vec<u32>> {
+        let text = self.inner.decode(ids, false).map_err(cannot_encode)?;
+        Ok(self.own(&text)?.get_ids().to_vec())
+    }
+
+    /// The encoding of two short texts with special tokens, from which their frame is read.
+    pub(super) fn probe(&self, first: &str, second: &str) -> Result<tokenizers::Encoding> {
+        self.inner.encode((first, second), true).map_err(cannot_encode)
     }
 
     /// At least `room` tokens from the start of a text, or all of them.
