@@ -82,10 +82,7 @@ impl FinetuneConfig {
                 "--nproc_per_node".to_owned(),
                 processes.to_string(),
             ],
-            vec![
-                "-m".to_owned(),
-                module.path(),
-            ],
+            vec!["-m".to_owned(), module.path()],
         ];
         words.extend(to_flags(&upstream, module));
         text + &lines(&words)
