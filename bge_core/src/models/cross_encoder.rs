@@ -104,6 +104,11 @@ impl CrossEncoder {
         Ok(Self { encoder, head })
     }
 
+    /// The encoder; its weights include those of the head.
+    pub fn encoder(&self) -> &Bert {
+        &self.encoder
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()
