@@ -69,15 +69,26 @@ impl EvaluateConfig {
                 findings.warning("config.unusual", "k_values", message);
             }
         }
-        let split = evaluate.split.as_str();
+        findings.split("split", &evaluate.split);
+        findings.split("general_split", &evaluate.general_split);
+        if !evaluate.general_dataset.is_empty() && evaluate.baseline.is_none() {
+            let message = "what fine-tuning cost on general data shows beside the model it started from; give that as `--baseline`";
+            findings.error("config.conflict", "general_dataset", message);
+        }
+        findings.finish(self)
+    }
+}
+
+impl Findings {
+    /// Reports what cannot be the name of a split.
+    pub(super) fn split(&mut self, field: &str, split: &str) {
         if split.trim().is_empty() || split.contains(['/', '\\']) {
             let message = format!(
                 "expected the name of a file in qrels/ without its ending, got {}",
                 shown_text(split)
             );
-            findings.error("config.invalid_value", "split", message);
+            self.error("config.invalid_value", field, message);
         }
-        findings.finish(self)
     }
 }
 

@@ -90,6 +90,10 @@ arguments! {
         split: String = "test".to_owned(), ours;
         /// A second model to compare with, usually the one fine-tuning started from.
         baseline: Option<String> = None, ours;
+        /// Folders like `dataset` with data that fine-tuning was not about: what did it cost there? Needs `baseline`.
+        general_dataset: Vec<String> = Vec::new(), ours;
+        /// Which judgements of `general_dataset` are used.
+        general_split: String = "test".to_owned(), ours;
         /// The cut-offs k of nDCG@k, recall@k and the others.
         k_values: Vec<usize> = vec![1, 3, 5, 10, 100, 1000];
         /// Passages retrieved for each query.

@@ -26,6 +26,8 @@ pub enum FieldKind {
     Texts,
     /// A list of whole numbers from zero.
     Counts,
+    /// Numbers.
+    Numbers,
     /// A JSON object.
     Object,
 }
@@ -33,7 +35,7 @@ pub enum FieldKind {
 impl FieldKind {
     /// Whether the setting holds a list.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Texts | Self::Counts)
+        matches!(self, Self::Texts | Self::Counts | Self::Numbers)
     }
 }
 
@@ -321,6 +323,18 @@ impl Setting for Vec<usize> {
 
     fn to_json(&self) -> Value {
         Value::from(self.as_slice())
+    }
+}
+
+impl Setting for Vec<f64> {
+    const KIND: FieldKind = FieldKind::Numbers;
+
+    fn from_json(value: &Value) -> Result<Self, String> {
+        list(value)
+    }
+
+    fn to_json(&self) -> Value {
+        self.iter().map(Setting::to_json).collect()
     }
 }
 

@@ -98,6 +98,24 @@ impl<A: Arguments> Loader<A> {
         }
     }
 
+    /// Starts from settings that are there already.
+    pub(super) fn starting_from(arguments: A, module: Module) -> Self {
+        Self {
+            arguments,
+            module,
+            issues: Vec::new(),
+        }
+    }
+
+    /// Reads a section of a larger file; findings carry the name of the file.
+    pub(super) fn entries(mut self, file: &str, entries: Vec<Entry>) -> Self {
+        self.section(entries, &mut BTreeMap::new());
+        for issue in &mut self.issues {
+            issue.path = Some(file.to_owned());
+        }
+        self
+    }
+
     /// Reads the text of a file: JSON if it begins with a brace, else TOML. Findings carry its name.
     #[must_use]
     pub fn file(mut self, name: &str, text: &str) -> Self {

@@ -47,7 +47,7 @@ fn property(field: &FieldDoc) -> Value {
         FieldKind::Count | FieldKind::Integer => "integer",
         FieldKind::Number => "number",
         FieldKind::Text | FieldKind::Choice => "string",
-        FieldKind::Texts | FieldKind::Counts => "array",
+        FieldKind::Texts | FieldKind::Counts | FieldKind::Numbers => "array",
         FieldKind::Object => "object",
     };
     let mut property = Map::new();
@@ -64,6 +64,7 @@ fn property(field: &FieldDoc) -> Value {
     match field.kind {
         FieldKind::Texts => property.insert("items".to_owned(), json!({ "type": "string" })),
         FieldKind::Counts => property.insert("items".to_owned(), json!({ "type": "integer", "minimum": 0 })),
+        FieldKind::Numbers => property.insert("items".to_owned(), json!({ "type": "number" })),
         _ => None,
     };
     if !field.choices.is_empty() {
@@ -118,6 +119,7 @@ fn placeholder(field: &FieldDoc) -> String {
         FieldKind::Choice => field.choices.join("|"),
         FieldKind::Texts => "TEXT...".to_owned(),
         FieldKind::Counts => "N...".to_owned(),
+        FieldKind::Numbers => "X...".to_owned(),
         FieldKind::Object => "JSON".to_owned(),
     }
 }

@@ -236,7 +236,7 @@ fn double_quoted(
 }
 
 /// A word in the quotes that a POSIX shell needs.
-pub(crate) fn quote(word: &str) -> String {
+pub fn quote(word: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:=,+@%".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

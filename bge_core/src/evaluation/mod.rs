@@ -4,16 +4,19 @@
 //! [`compare`] puts two such results side by side and says, in words, whether the difference is more than chance;
 //! [`comparison_html`] and [`comparison_table`] show it.
 //!
-//! Everything here works on plain slices, so it does not care where the vectors come from.
+//! All of this works on plain slices and does not care where the vectors come from; only [`measure_models`], the whole of
+//! `bge evaluate`, opens models.
 
 mod beir;
 mod charts;
+mod choose;
 mod compare;
 mod curves;
 mod findings;
 mod lines;
 mod markup;
 mod metrics;
+mod models;
 mod page;
 mod report;
 mod retrieval;
@@ -26,11 +29,13 @@ mod table;
 mod verdict;
 
 pub use beir::BeirFolder;
+pub use choose::{MergeTrial, best_trial, choose_weights};
 pub use compare::{
     CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts,
     compare,
 };
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
+pub use models::{Listener, MeasureEvent, ModelsReport, measure, measure_models};
 pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};
 pub use retrieval::{Evaluation, EvaluationOptions, EvaluationReport, QueryScores, Role, evaluate};
 pub use search::{Hit, top_k};

@@ -189,6 +189,44 @@ impl Page {
         self.put("</details></div>");
     }
 
+    /// What the models do on data that fine-tuning was not about.
+    pub(super) fn general(&mut self, general: &[Comparison]) {
+        if general.is_empty() {
+            return;
+        }
+        self.section(
+            "General data",
+            "The same two models on data that fine-tuning was not about. A loss here is what the gain above cost; a merge of \
+             both models (bge merge) keeps more of it.",
+        );
+        for comparison in general {
+            let rows: Vec<_> = measured(comparison)
+                .into_iter()
+                .map(|(change, estimate)| {
+                    let interval = estimate.change.interval;
+                    let cells = vec![
+                        format!("{:.4}", change.before),
+                        format!("{:.4}", change.after),
+                        minus(&signed(change.change)),
+                        minus(&format!("{} to {}", signed(interval.low), signed(interval.high))),
+                    ];
+                    (change.metric.title(), cells)
+                })
+                .collect();
+            let _ = write!(
+                self.html,
+                "<div class=\"card\"><h3><bdi>{}</bdi>, {} queries</h3><p>{}</p>",
+                escape(&comparison.dataset),
+                grouped(comparison.queries),
+                escape(&minus_signs(&comparison.verdict.headline))
+            );
+            let headings = ["Metric", "Before", "After", "Change", "95 % interval"];
+            let primary = comparison.options.metric.title();
+            self.table("Means over the queries", &headings, &rows, Some(&primary));
+            self.put("</div>");
+        }
+    }
+
     pub(super) fn table(
         &mut self,
         caption: &str,

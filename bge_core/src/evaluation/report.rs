@@ -58,6 +58,15 @@ pub struct ReportContext {
 
 /// The report of a comparison as a complete HTML document.
 pub fn comparison_html(comparison: &Comparison, context: &ReportContext) -> String {
+    comparison_html_with(comparison, &[], context)
+}
+
+/// The same, with what the models do on general data.
+pub(super) fn comparison_html_with(
+    comparison: &Comparison,
+    general: &[Comparison],
+    context: &ReportContext,
+) -> String {
     let options = &comparison.options;
     let title = if context.title.is_empty() {
         format!("{} → {} on {}", options.before, options.after, comparison.dataset)
@@ -76,6 +85,7 @@ pub fn comparison_html(comparison: &Comparison, context: &ReportContext) -> Stri
     page.verdict(comparison);
     page.tiles(comparison);
     page.quality(comparison);
+    page.general(general);
     page.training(
         context.training.as_ref(),
         comparison.primary().map(|change| (change.metric, change.before)),

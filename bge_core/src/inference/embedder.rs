@@ -8,7 +8,7 @@ use crate::config::{EmbedArguments, PoolingMethod, TextRole};
 use crate::data::template::Template;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
-use crate::models::{Bert, ModelFolder, read_weights};
+use crate::models::{Bert, ModelFolder, hub, read_weights};
 use crate::tokenize::{TokenBatch, Tokenizer};
 
 /// A loaded model with its tokenizer and its way from texts to vectors. Safe to share between threads.
@@ -42,6 +42,17 @@ impl Side {
 }
 
 impl Embedder {
+    /// Opens the model that `arguments` name, a folder or a name on the hub; see [`Embedder::from_finetuned`].
+    pub fn open(arguments: &EmbedArguments) -> Result<Self> {
+        let options = hub::HubOptions {
+            cache_dir: arguments.cache_dir.clone().map(Into::into),
+            token: arguments.token.clone(),
+            ..hub::HubOptions::default()
+        };
+        let folder = hub::resolve_model(&arguments.embedder_name_or_path, &options)?;
+        Self::from_finetuned(folder, arguments)
+    }
+
     /// Opens a model folder: a fine-tuned one, a checkpoint, or any BERT or XLM-RoBERTa embedder in Hugging Face's layout.
     ///
     /// Pooling, instructions and lengths are those of `arguments`, and where these say nothing, those of the folder;
@@ -55,7 +66,8 @@ impl Embedder {
         Self::assemble(&folder, model, tokenizer, arguments)
     }
 
-    fn assemble(
+    /// An embedder around a model in memory; `folder` says all that the weights do not.
+    pub(crate) fn assemble(
         folder: &ModelFolder,
         model: Bert,
         tokenizer: Tokenizer,

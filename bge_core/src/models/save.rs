@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 
 /// Past this size the weights are sharded, as transformers does.
-const SHARD_BYTES: usize = 5_000_000_000;
+pub(super) const SHARD_BYTES: usize = 5_000_000_000;
 
 /// What the folder says about how its vectors are made.
 #[derive(Clone, Debug)]

@@ -15,6 +15,15 @@ use crate::files;
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// Reads every weight of a folder as contiguous `f32` CPU tensors, under the names of the files.
+pub(super) fn read_all_weights(folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut tensors = BTreeMap::new();
+    for file in weight_files(folder)? {
+        read_file(&file, &mut tensors)?;
+    }
+    Ok(tensors)
+}
+
 /// Reads all weights of an encoder as contiguous `f32` CPU tensors.
 ///
 /// Names lose the prefix of the task model they were saved from (`bert.`, `roberta.`), `gamma`/`beta` become
@@ -28,10 +37,7 @@ pub(crate) fn read_weights_and(
     folder: &Path,
     head: impl Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
-    for file in weight_files(folder)? {
-        read_file(&file, &mut tensors)?;
-    }
+    let tensors = read_all_weights(folder)?;
     let prefix = prefix(tensors.keys()).ok_or_else(|| {
         Error::new(ErrorKind::ModelFormat, "the weights hold no `embeddings.word_embeddings.weight`; this is not a BERT or XLM-RoBERTa encoder")
             .with_path(folder)

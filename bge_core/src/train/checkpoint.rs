@@ -133,6 +133,11 @@ pub(crate) fn list(output_dir: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
+/// Whether a run into this folder has something to resume from.
+pub(crate) fn has_checkpoint(output_dir: &Path) -> bool {
+    !list(output_dir).is_empty()
+}
+
 /// Removes the oldest checkpoints until `limit` are left; the best one stays.
 pub(crate) fn rotate(output_dir: &Path, limit: usize, best: Option<&Path>) -> Result<()> {
     let found = list(output_dir);

@@ -522,10 +522,13 @@ fn sentence_settings(config: &CheckedConfig, folder: &ModelFolder) -> Result<Sen
     })
 }
 
-/// The settings as they go into the folder: everything but the access token.
+/// The settings as they go into the folder: everything but the access token, and how this run came to be where it is, so
+/// that a resumed run ends with the bytes of an undisturbed one.
 fn settings_text(config: &CheckedConfig) -> String {
     let module = config.module();
     let mut config = (**config).clone();
     config.model.token = None;
+    config.training.resume_from_checkpoint = None;
+    config.training.overwrite_output_dir = false;
     to_toml(&config, module)
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bge_core::config::{EmbedArguments, EncodeConfig, Module};
 use bge_core::inference::{Embedder, Vectors};
-use bge_core::models::hub;
 use bge_core::{Error, ErrorKind, files};
 use serde_json::{Value, json};
 
@@ -62,13 +61,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 
 /// Opens the embedder that the settings name, and says what was assumed.
 pub(crate) fn open(arguments: &EmbedArguments) -> Result<Embedder, Error> {
-    let options = hub::HubOptions {
-        cache_dir: arguments.cache_dir.clone().map(Into::into),
-        token: arguments.token.clone(),
-        ..hub::HubOptions::default()
-    };
-    let folder = hub::resolve_model(&arguments.embedder_name_or_path, &options)?;
-    let embedder = Embedder::from_finetuned(folder, arguments)?;
+    let embedder = Embedder::open(arguments)?;
     for note in embedder.notes() {
         say(note);
     }

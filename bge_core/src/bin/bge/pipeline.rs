@@ -1,10 +1,107 @@
-//! `bge pipeline`.
+//! `bge pipeline FILE`: validate, mine, score, train, merge and evaluate from one file; what is current is skipped.
 
-use bge_core::{Error, ErrorKind};
+use std::path::Path;
+use std::time::Instant;
 
-use crate::command::{Failure, Outcome};
+use bge_core::config::{
+    Arguments as _, PipelineArguments, PipelineConfig, STAGES, flag_help, take_switch,
+};
+use bge_core::pipeline::{Audience, PipelineEvent, PipelineReport, run as run_stages};
+use bge_core::{Issue, Severity, files};
+use serde_json::json;
+
+use crate::command::{Failure, Outcome, print, refused, say};
+use crate::finetune::stopper;
+use crate::progress::{Counter, TrainProgress};
+
+const USAGE: &str = "\
+usage: bge pipeline FILE [--json]
+
+Runs the stages that FILE (TOML or JSON) has a section for, in this order: [validate] [mine] [score] [finetune] [merge]
+[evaluate]. Each reads what the one before it wrote. A section holds flags of its command; an empty one takes the defaults.
+Above the sections stands what all of them share. A rerun skips what is current and goes on where a crash left it.
+
+  --json
+          The result as one JSON object on standard output.
+
+shared:
+";
 
 /// Runs the command.
-pub(crate) fn run(_args: &[String]) -> Outcome<()> {
-    Err(Failure::Work(Error::new(ErrorKind::Unsupported, "not written yet")))
+pub(crate) fn run(args: &[String]) -> Outcome<()> {
+    let mut args = args.to_vec();
+    if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
+        return Err(Failure::Code(print(&format!(
+            "{USAGE}{}",
+            flag_help::<PipelineArguments>("pipeline").replace("  --", "  ")
+        ))));
+    }
+    let json = take_switch(&mut args, "--json");
+    let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
+    let file = match args.as_slice() {
+        [file] if !file.starts_with('-') => file,
+        [] => return Err(usage(format!("name a pipeline file\n{USAGE}"))),
+        more => {
+            let message = format!("expected one file, got {}; settings of a pipeline stand in its file", more.join(" "));
+            return Err(usage(message));
+        }
+    };
+    let text = files::read_text(Path::new(file))
+        .map_err(|error| Failure::Usage(vec![Issue::new("config.file", Severity::Error, error.to_string())]))?;
+    let config = PipelineConfig::parse(file, &text).map_err(refused)?;
+    let report = show(&config)?;
+    if json {
+        let stages: serde_json::Map<String, serde_json::Value> = report
+            .stages
+            .iter()
+            .map(|manifest| (manifest.stage.clone(), json!(manifest)))
+            .collect();
+        let value = json!({
+            "output_dir": config.shared.output_dir,
+            "model": report.model,
+            "report": report.report,
+            "stages": stages,
+        });
+        print(&format!("{value}\n"));
+    } else {
+        if let Some(table) = &report.table {
+            print(&format!("\n{table}"));
+        }
+        say(format!("done: {}", report.model.display()));
+        if let Some(page) = &report.report {
+            say(format!("report: {}", page.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a pipeline with a line for each stage on standard error.
+pub(crate) fn show(config: &PipelineConfig) -> Outcome<PipelineReport> {
+    for warning in &config.warnings {
+        say(warning);
+    }
+    debug_assert!(PipelineArguments::fields().iter().all(|field| !STAGES.contains(&field.name)));
+    let mut counter = Counter::new("");
+    let mut started = Instant::now();
+    let mut head = String::new();
+    let mut listener = |event: PipelineEvent<'_>| match event {
+        PipelineEvent::Begin { stage, number, of, .. } => {
+            started = Instant::now();
+            head = format!("[{number}/{of}] {stage}");
+        }
+        PipelineEvent::Progress { done, total } => counter.at(done, total),
+        PipelineEvent::Note(issue) => say(issue),
+        PipelineEvent::Skipped { summary, .. } => say(format!("{head}: current, skipped ({summary})")),
+        PipelineEvent::Done { summary, .. } => {
+            counter.clear();
+            say(format!("{head}: {summary} ({:.1} s)", started.elapsed().as_secs_f64()));
+        }
+    };
+    let mut training = TrainProgress::new();
+    let mut audience = Audience {
+        listener: &mut listener,
+        training: &mut training,
+        stopper: stopper()?,
+    };
+    Ok(run_stages(config, &mut audience)?)
 }

@@ -23,6 +23,34 @@ pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for work whose length shows while it runs, and that may start over with another.
+pub(crate) struct Counter {
+    unit: &'static str,
+    bar: Option<ProgressBar>,
+}
+
+impl Counter {
+    pub(crate) fn new(unit: &'static str) -> Self {
+        Self { unit, bar: None }
+    }
+
+    pub(crate) fn at(&mut self, done: usize, total: usize) {
+        let unit = self.unit;
+        let bar = self.bar.get_or_insert_with(|| bar(total as u64, unit));
+        if bar.length() != Some(total as u64) || bar.position() > done as u64 {
+            bar.set_length(total as u64);
+            bar.reset();
+        }
+        bar.set_position(done as u64);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Shows a training run.
 pub(crate) struct TrainProgress {
     bar: Option<ProgressBar>,

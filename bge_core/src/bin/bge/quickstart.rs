@@ -11,7 +11,7 @@ use bge_core::data::preflight::validate_files;
 use bge_core::data::session::{TokenCounter, ValidationOptions};
 use bge_core::evaluation::{
     BeirFolder, CompareOptions, Comparison, Evaluation, EvaluationOptions, ReportContext, TrainingCurve,
-    compare, comparison_html, comparison_table,
+    compare, comparison_html, comparison_table, measure,
 };
 use bge_core::tokenize::Tokenizer;
 use bge_core::train::{TrainReport, Trainer, TrainerState};
@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 
 use crate::command::{Failure, Outcome, print, refused, say};
 use crate::encode::open;
-use crate::evaluate::measure;
+use crate::evaluate::listen;
 use crate::finetune::stopper;
-use crate::progress::TrainProgress;
+use crate::progress::{Counter, TrainProgress};
 
 const USAGE: &str = "\
 usage: bge quickstart [--output_dir FOLDER] [--json]
@@ -105,7 +105,11 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         search_top_k: evaluation.evaluate.search_top_k,
         ignore_identical_ids: evaluation.evaluate.ignore_identical_ids,
     };
-    let before = measure(&open(&evaluation.embed)?, &folder, &options)?;
+    let mut counter = Counter::new("texts");
+    let before = measure(&open(&evaluation.embed)?, &folder, &options, &mut |event| {
+        listen(&mut counter, event);
+    })?;
+    counter.clear();
     say_score(&before);
 
     stages.begin(
@@ -127,7 +131,9 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             ),
         ),
     );
-    let after = measure(&open(&place.evaluation(&place.tuned)?.embed)?, &folder, &options)?;
+    let tuned = open(&place.evaluation(&place.tuned)?.embed)?;
+    let after = measure(&tuned, &folder, &options, &mut |event| listen(&mut counter, event))?;
+    counter.clear();
     say_score(&after);
 
     let names = CompareOptions {
