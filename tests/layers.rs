@@ -356,19 +356,64 @@ fn no_banned_crate_is_locked() {
     let banned = rules["bans"]["deny"].as_array().unwrap();
     assert!(!banned.is_empty());
     let lock = toml(&workspace().join("Cargo.lock"));
-    let locked: Vec<&str> = lock["package"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|package| package["name"].as_str().unwrap())
-        .collect();
-    assert!(locked.contains(&"bge_core"));
+    let locked = lock["package"].as_array().unwrap();
+    let name = |package: &toml::Value| package["name"].as_str().unwrap().to_owned();
+    assert!(locked.iter().any(|package| name(package) == "bge_core"));
     for ban in banned {
-        let name = ban["crate"].as_str().unwrap();
+        let crate_name = ban["crate"].as_str().unwrap();
+        // A wrapper may bring it: a crate that only a feature has which is off by default, see the next test.
+        let wrappers: Vec<&str> = match ban.get("wrappers") {
+            Some(wrappers) => wrappers
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|name| name.as_str().unwrap())
+                .collect(),
+            None => Vec::new(),
+        };
         assert!(
-            !locked.contains(&name),
-            "Cargo.lock holds {name}: {}",
+            !wrappers.is_empty() || locked.iter().all(|package| name(package) != crate_name),
+            "Cargo.lock holds {crate_name}: {}",
             ban["reason"].as_str().unwrap()
         );
+        for package in locked {
+            let dependencies = package.get("dependencies").and_then(|list| list.as_array());
+            let needs = dependencies.into_iter().flatten().any(|dependency| {
+                let dependency = dependency.as_str().unwrap();
+                dependency.split(' ').next() == Some(crate_name)
+            });
+            assert!(
+                !needs || wrappers.contains(&name(package).as_str()),
+                "{} needs {crate_name}: {}",
+                name(package),
+                ban["reason"].as_str().unwrap()
+            );
+        }
+    }
+}
+
+#[test]
+fn no_default_feature_builds_faiss() {
+    for member in ["bge_core", "tests", "examples/rust"] {
+        let manifest = toml(&workspace().join(member).join("Cargo.toml"));
+        let Some(features) = manifest.get("features").and_then(|features| features.as_table()) else {
+            continue;
+        };
+        let mut names = vec!["default".to_owned()];
+        let mut next = 0;
+        while next < names.len() {
+            let brought = features.get(&names[next]).and_then(|list| list.as_array());
+            let brought = brought.into_iter().flatten().map(|name| name.as_str().unwrap());
+            names.extend(brought.map(str::to_owned));
+            next += 1;
+        }
+        assert!(
+            names.iter().all(|name| !name.contains("faiss")),
+            "{member} builds FAISS by default: {names:?}"
+        );
+        let optional = manifest["dependencies"]
+            .get("faiss")
+            .map(|faiss| &faiss["optional"]);
+        assert!(optional.is_none_or(|optional| optional.as_bool() == Some(true)));
     }
 }

@@ -1,28 +1,16 @@
-//! Exact nearest documents by inner product, in blocks, the same bits on every machine and thread count.
-//!
-//! A product is summed in sixteen fixed lanes without fused multiply-add, so the order of additions, and with it
-//! every score and every tie, does not depend on the width of the machine's registers.
-
-use pulp::Arch;
-use rayon::prelude::*;
+//! The documents nearest to each query, in the order of `trec_eval`.
 
 use crate::error::{Error, ErrorKind, Result, bail};
+use crate::search::{Exact, Rows, SearchIndex};
 
 /// One found document.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {
     /// Index of the document.
     pub document: u32,
-    /// Inner product of the query with it.
+    /// Inner product of the query with it: computed in f64, which also decides the order.
     pub score: f32,
 }
-
-/// Queries that are compared with one block of documents while it is in the cache.
-const QUERY_BLOCK: usize = 16;
-/// Documents of a block.
-const DOCUMENT_BLOCK: usize = 256;
-/// Partial sums of a product.
-const LANES: usize = 16;
 
 /// The `k` documents with the greatest inner product for each query, best first.
 ///
@@ -67,177 +55,35 @@ pub fn top_k(
             skip.len()
         );
     }
-    if u32::try_from(document_count).is_err() {
-        bail!(
-            Unsupported,
-            "exact search takes at most 4294967295 documents, not {document_count}"
-        );
-    }
-    let order = TieOrder::new(document_ids);
-    let found = queries
-        .par_chunks(QUERY_BLOCK * dim)
-        .zip(skip.par_chunks(QUERY_BLOCK))
-        .flat_map_iter(|(queries, skip)| search_block(queries, documents, dim, &order, skip, k))
-        .collect();
-    Ok(found)
-}
-
-/// Position of each document among the sorted ids, and back.
-struct TieOrder {
-    place: Vec<u32>,
-    document: Vec<u32>,
-}
-
-impl TieOrder {
-    fn new(ids: &[String]) -> Self {
-        let mut document: Vec<u32> = (0..ids.len() as u32).collect();
-        document.sort_by_key(|index| ids.get(*index as usize));
-        let mut place = vec![0; ids.len()];
-        for (position, index) in document.iter().enumerate() {
-            if let Some(slot) = place.get_mut(*index as usize) {
-                *slot = position as u32;
-            }
-        }
-        Self { place, document }
-    }
-}
-
-/// Score and place in one integer that sorts as (score, id) does.
-fn pack(score: f32, place: u32) -> u64 {
-    let bits = (score + 0.0).to_bits(); // -0.0 becomes 0.0: they are equal scores
-    let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
-    u64::from(ordered) << 32 | u64::from(place)
-}
-
-fn unpack(key: u64) -> (f32, u32) {
-    let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 {
-        ordered & !(1 << 31)
-    } else {
-        !ordered
-    };
-    (f32::from_bits(bits), key as u32)
-}
-
-/// The greatest `k` keys seen so far, kept by cutting a buffer of twice the size.
-struct Best {
-    k: usize,
-    keys: Vec<u64>,
-    floor: u64,
-}
-
-impl Best {
-    fn new(k: usize) -> Self {
-        Self {
-            k,
-            keys: Vec::with_capacity(2 * k),
-            floor: 0,
-        }
-    }
-
-    fn offer(&mut self, key: u64) {
-        if key < self.floor || self.k == 0 {
-            return;
-        }
-        self.keys.push(key);
-        if self.keys.len() >= 2 * self.k.max(8) {
-            self.cut();
-        }
-    }
-
-    fn cut(&mut self) {
-        if self.keys.len() > self.k {
-            let (_, least, _) = self.keys.select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
-            self.floor = *least;
-            self.keys.truncate(self.k);
-        }
-    }
-
-    fn finish(mut self) -> Vec<u64> {
-        self.cut();
-        self.keys.sort_unstable_by(|a, b| b.cmp(a));
-        self.keys
-    }
-}
-
-fn search_block(
-    queries: &[f32],
-    documents: &[f32],
-    dim: usize,
-    order: &TieOrder,
-    skip: &[Option<u32>],
-    k: usize,
-) -> Vec<Vec<Hit>> {
-    let arch = Arch::new();
-    let count = documents.len() / dim;
-    let mut best: Vec<Best> = skip.iter().map(|_| Best::new(k.min(count))).collect();
-    let mut scores = vec![0.0; QUERY_BLOCK * DOCUMENT_BLOCK];
-    for (block, documents) in documents.chunks(DOCUMENT_BLOCK * dim).enumerate() {
-        let width = documents.len() / dim;
-        arch.dispatch(|| dot_block(queries, documents, dim, &mut scores));
-        let first = block * DOCUMENT_BLOCK;
-        for ((scores, best), skip) in scores.chunks(width).zip(&mut best).zip(skip) {
-            let places = order.place.iter().skip(first);
-            for (index, (score, place)) in scores.iter().zip(places).enumerate() {
-                if *skip != Some((first + index) as u32) {
-                    best.offer(pack(*score, *place));
-                }
-            }
-        }
-    }
-    best.into_iter()
-        .map(|best| {
-            let hit = |key| {
-                let (score, place) = unpack(key);
-                let document = order.document.get(place as usize).copied().unwrap_or_default();
-                Hit { document, score }
-            };
-            best.finish().into_iter().map(hit).collect()
+    let rows = Rows::Memory { data: documents, dim };
+    let mut index = Exact::new(rows)?.with_places(places(document_ids))?;
+    // One more, where one may have to go.
+    let lists = index.search(
+        queries,
+        k.saturating_add(usize::from(skip.iter().any(Option::is_some))),
+    )?;
+    let found = lists.into_iter().zip(skip).map(|(list, skip)| {
+        let hits = list.into_iter().filter(|hit| Some(hit.id) != *skip).take(k);
+        hits.map(|hit| Hit {
+            document: hit.id,
+            score: hit.score as f32,
         })
         .collect()
+    });
+    Ok(found.collect())
 }
 
-/// Inner products of all rows of `queries` with all rows of `documents` into `scores` `[queries, documents]`.
-#[allow(
-    clippy::inline_always,
-    reason = "only inlined code is compiled for the registers that dispatch found"
-)]
-#[inline(always)]
-fn dot_block(queries: &[f32], documents: &[f32], dim: usize, scores: &mut [f32]) {
-    let width = documents.len() / dim;
-    for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_mut(width)) {
-        for (document, score) in documents.chunks_exact(dim).zip(scores) {
-            *score = dot(query, document);
+/// Place of each document among equal scores: the greater id first.
+fn places(ids: &[String]) -> Vec<u32> {
+    let mut documents: Vec<u32> = (0..ids.len() as u32).collect();
+    documents.sort_by(|a, b| ids.get(*b as usize).cmp(&ids.get(*a as usize)));
+    let mut places = vec![0; ids.len()];
+    for (place, document) in documents.iter().enumerate() {
+        if let Some(slot) = places.get_mut(*document as usize) {
+            *slot = place as u32;
         }
     }
-}
-
-/// Inner product in sixteen lanes, added pairwise at the end.
-#[allow(
-    clippy::inline_always,
-    reason = "only inlined code is compiled for the registers that dispatch found"
-)]
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *sum += a * b;
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-        width /= 2;
-    }
-    sums[0]
+    places
 }
 
 #[cfg(test)]
@@ -247,19 +93,6 @@ mod tests {
 
     fn ids(count: usize) -> Vec<String> {
         (0..count).map(|i| i.to_string()).collect()
-    }
-
-    #[test]
-    fn the_packed_order_is_score_then_id() {
-        let scores = [f32::MIN, -1.0, -1e-40, 0.0, 1e-40, 0.5, 0.500_000_1, f32::MAX];
-        for pair in scores.windows(2) {
-            assert!(pack(pair[0], u32::MAX) < pack(pair[1], 0));
-        }
-        assert_eq!(pack(-0.0, 3), pack(0.0, 3));
-        assert!(pack(0.5, 2) < pack(0.5, 3));
-        for score in scores {
-            assert_eq!(unpack(pack(score, 7)), (score, 7));
-        }
     }
 
     #[test]

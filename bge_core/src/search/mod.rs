@@ -7,10 +7,20 @@
 //! id, the lowest first. For an exact index the list is *the* list of the `k` best by this order: the same bits on every
 //! processor, thread count and batch size.
 
+mod bounds;
+mod candidates;
 mod exact;
+#[cfg(feature = "faiss")]
+mod faiss;
+mod kernel;
+mod rescore;
+mod spec;
 mod store;
 
 pub use exact::Exact;
+#[cfg(feature = "faiss")]
+pub use faiss::Faiss;
+pub use spec::{FaissOptions, IndexSpec, open_index};
 pub use store::{VectorLayout, VectorStore, VectorType, VectorWriter};
 
 use std::ops::Range;

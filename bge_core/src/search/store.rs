@@ -171,7 +171,9 @@ fn checksum(seed: u64, bytes: &[u8]) -> u64 {
         sum ^= sum >> 29;
     };
     let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
+    for word in words {
+        add(u64::from_le_bytes(*word));
+    }
     add(number::<8>(rest));
     crate::random::mix(sum)
 }
