@@ -7,7 +7,11 @@
 //! id, the lowest first. For an exact index the list is *the* list of the `k` best by this order: the same bits on every
 //! processor, thread count and batch size.
 
+mod bounds;
+mod candidates;
 mod exact;
+mod kernel;
+mod rescore;
 mod store;
 
 pub use exact::Exact;

@@ -1,0 +1,182 @@
+//! The candidates of one query: what may still be among the best, and what is known to be.
+
+use std::cmp::Ordering;
+
+use super::bounds::{Bound, below};
+use super::kernel::Level;
+use super::rescore::{RESCORED, scores};
+use super::store::BLOCK_ROWS;
+use super::{Hit, Rows};
+
+/// A query as the kernel sees it.
+pub(super) struct Query<'q> {
+    /// Its numbers, `[dim]`.
+    pub numbers: &'q [f32],
+    /// The power of two that the kernel's numbers are multiplied by.
+    pub scale: f64,
+    /// How far its scores in f32 can be from the truth.
+    pub bound: Bound,
+}
+
+/// A row whose score is known up to an error.
+#[derive(Clone, Copy)]
+struct Pending {
+    /// The scaled score is at least this.
+    least: f32,
+    id: u32,
+}
+
+/// The candidates of one query in some of the rows.
+pub(super) struct Candidates {
+    /// Scored in f64, the best first, at most `k`.
+    best: Vec<Hit>,
+    /// Not scored in f64 yet.
+    pending: Vec<Pending>,
+    /// The scaled score of the `k`-th best row is at least this.
+    floor: f64,
+}
+
+impl Candidates {
+    pub(super) fn new() -> Self {
+        Self {
+            best: Vec::new(),
+            pending: Vec::new(),
+            floor: f64::NEG_INFINITY,
+        }
+    }
+
+    /// The f32 score that a row must reach to be among the best, where scores are as far from the truth as `error`.
+    pub(super) fn threshold(&self, error: f64) -> f32 {
+        below(self.floor - error)
+    }
+}
+
+/// What all queries of a search share.
+pub(super) struct Judge<'s> {
+    /// The rows.
+    pub rows: Rows<'s>,
+    /// For each block of rows the greatest norm.
+    pub norms: &'s [f64],
+    /// For each row its place among rows of equal score; without them the ids.
+    pub places: Option<&'s [u32]>,
+    /// Rows asked for, at least 1 and at most all.
+    pub k: usize,
+    /// Instructions to use.
+    pub level: Level,
+}
+
+impl Judge<'_> {
+    /// Candidates that are kept before they are cut.
+    fn room(&self) -> usize {
+        if self.k <= 4096 {
+            (3 * self.k).max(64)
+        } else {
+            2 * self.k
+        }
+    }
+
+    fn error(&self, query: &Query, id: u32) -> f64 {
+        let norm = self.norms.get(id as usize / BLOCK_ROWS).copied();
+        query.bound.error(norm.unwrap_or(f64::INFINITY))
+    }
+
+    /// Takes a row that reached the threshold; says whether the threshold has changed.
+    #[inline]
+    pub(super) fn offer(
+        &self,
+        query: &Query,
+        candidates: &mut Candidates,
+        id: u32,
+        score: f32,
+        error: f64,
+    ) -> bool {
+        let least = below(f64::from(score) - error);
+        candidates.pending.push(Pending { least, id });
+        if candidates.pending.len() + candidates.best.len() < self.room() + self.k {
+            return false;
+        }
+        self.cut(query, candidates);
+        true
+    }
+
+    /// Drops what cannot be among the best any more; scores in f64 where that leaves too much.
+    fn cut(&self, query: &Query, candidates: &mut Candidates) {
+        let Candidates { best, pending, floor } = candidates;
+        let mut least: Vec<f32> = pending.iter().map(|row| row.least).collect();
+        least.extend(best.iter().map(|hit| below(hit.score * query.scale)));
+        if least.len() >= self.k {
+            let (_, kth, _) = least.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a));
+            *floor = floor.max(f64::from(*kth));
+        }
+        let floor = *floor;
+        pending.retain(|row| f64::from(row.least) + 2.0 * self.error(query, row.id) >= floor);
+        if pending.len() + best.len() >= self.room() / 2 + self.k {
+            self.settle(query, candidates);
+        }
+    }
+
+    /// Scores all candidates in f64 and keeps the best.
+    fn settle(&self, query: &Query, candidates: &mut Candidates) {
+        let wide: Vec<f64> = query.numbers.iter().map(|x| f64::from(*x)).collect();
+        let mut scratch: [Vec<f32>; RESCORED] = Default::default();
+        let mut scratch_ahead: [Vec<f32>; RESCORED] = Default::default();
+        candidates.pending.sort_unstable_by_key(|row| row.id);
+        let mut chunks = candidates.pending.chunks(RESCORED).peekable();
+        while let Some(pending) = chunks.next() {
+            let rows = self.some_rows(pending, &mut scratch);
+            let ahead = match (chunks.peek(), self.rows) {
+                (Some(pending), Rows::Memory { .. }) => self.some_rows(pending, &mut scratch_ahead),
+                _ => rows,
+            };
+            let scores = scores(self.level, &wide, rows, ahead);
+            let hits = pending.iter().zip(scores).map(|(row, score)| Hit { id: row.id, score });
+            candidates.best.extend(hits);
+        }
+        candidates.pending.clear();
+        candidates.best.sort_unstable_by(|a, b| self.order(a, b));
+        candidates.best.truncate(self.k);
+        if let Some(last) = candidates.best.get(self.k - 1) {
+            candidates.floor = candidates.floor.max(last.score * query.scale);
+        }
+    }
+
+    /// The rows of up to [`RESCORED`] candidates, the last one repeated.
+    fn some_rows<'r>(
+        &'r self,
+        pending: &[Pending],
+        scratch: &'r mut [Vec<f32>; RESCORED],
+    ) -> [&'r [f32]; RESCORED] {
+        let mut slots = scratch.iter_mut();
+        std::array::from_fn(|i| {
+            let row = pending.get(i).or(pending.last());
+            match (row.map(|row| row.id as usize), slots.next()) {
+                (Some(id), Some(scratch)) => self.rows.slice(id..id + 1, scratch),
+                _ => &[],
+            }
+        })
+    }
+
+    /// The best first.
+    fn order(&self, a: &Hit, b: &Hit) -> Ordering {
+        let place = |hit: &Hit| match self.places {
+            Some(places) => places.get(hit.id as usize).copied().unwrap_or(u32::MAX),
+            None => hit.id,
+        };
+        // No score is a NaN, and none is -0.0: sums start at 0.0.
+        b.score.total_cmp(&a.score).then_with(|| place(a).cmp(&place(b)))
+    }
+
+    /// The list of the query from its candidates in all parts of the rows.
+    pub(super) fn finish(&self, query: &Query, parts: Vec<Candidates>) -> Vec<Hit> {
+        let mut parts = parts.into_iter();
+        let mut all = parts.next().unwrap_or_else(Candidates::new);
+        for part in parts {
+            all.best.extend(part.best);
+            all.pending.extend(part.pending);
+            all.floor = all.floor.max(part.floor);
+        }
+        self.cut(query, &mut all);
+        self.settle(query, &mut all);
+        all.best
+    }
+}
