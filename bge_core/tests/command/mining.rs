@@ -1,9 +1,12 @@
 //! Bad input of `mine`.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::case::{Case, words};
+use crate::case::{Case, bge, copy, fixture, words};
 
 /// A run that works: model `model`, rows `data.jsonl`, output `out.jsonl`.
 fn mine(more: &[&str]) -> Vec<String> {
@@ -281,4 +284,88 @@ pub(crate) fn cases() -> Vec<Case> {
             },
         ),
     ]
+}
+
+#[test]
+fn a_killed_run_ends_with_the_bytes_of_an_undisturbed_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    copy(&fixture("models/bert"), &at.join("model"));
+    let source = fs::read_to_string(fixture("data/plain.jsonl")).unwrap();
+    let row = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let texts: Vec<String> = source
+        .lines()
+        .map(|line| row(line)["pos"][0].as_str().unwrap().to_owned())
+        .collect();
+    let mut rows = String::new();
+    for i in 0..1500 {
+        let text = |k: usize| &texts[(i * k + i / texts.len()) % texts.len()];
+        let _ = writeln!(
+            rows,
+            "{{\"query\": \"{} {i}\", \"pos\": [\"{} {i}\"], \"neg\": [\"{} {} {i}\"]}}",
+            text(3),
+            text(1),
+            text(5),
+            text(7)
+        );
+    }
+    fs::write(at.join("data.jsonl"), rows).unwrap();
+    let args = mine(&[
+        "--ledger",
+        "ledger.jsonl",
+        "--false_negatives",
+        "suspects.jsonl",
+        "--relative_margin",
+        "0.01",
+    ]);
+    let results = ["out.jsonl", "ledger.jsonl", "suspects.jsonl"];
+    let start = || {
+        let mut command = bge(at);
+        command.args(&args).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let read = || results.map(|name| fs::read(at.join(name)).unwrap());
+    let begun = Instant::now();
+    let output = start().wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let whole = begun.elapsed();
+    let expected = read();
+    for name in results {
+        fs::remove_file(at.join(name)).unwrap();
+    }
+    let mut killed = 0;
+    for round in 0..20_u32 {
+        let mut child = start();
+        // A fixed scatter over the time of a whole run.
+        std::thread::sleep(whole * (round * 7 % 20 + 1) / 25);
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            killed += 1;
+        }
+        if at.join("out.jsonl").exists() {
+            assert!(read() == expected, "after {killed} kills");
+            for name in results {
+                let _ = fs::remove_file(at.join(name));
+            }
+        }
+    }
+    assert!(killed >= 5, "{killed} kills in {whole:?}");
+    let output = start().wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(read() == expected);
+    let left: Vec<_> = fs::read_dir(at)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2 + results.len(), "{left:?}");
+    assert!(whole < Duration::from_mins(2));
 }
