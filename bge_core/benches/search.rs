@@ -13,12 +13,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(path) = args.next() else {
         return Ok(()); // `cargo bench` and `cargo test` run this without arguments
     };
-    let mut number = || -> Result<usize, Box<dyn Error>> { Ok(args.next().ok_or("an argument is missing")?.parse()?) };
+    let mut number =
+        || -> Result<usize, Box<dyn Error>> { Ok(args.next().ok_or("an argument is missing")?.parse()?) };
     let (queries, dim, k, batch, repetitions) = (number()?, number()?, number()?, number()?, number()?);
     let bytes = std::fs::read(path)?;
-    let data: Vec<f32> = bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+    let data: Vec<f32> = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|x| f32::from_le_bytes(*x))
+        .collect();
     drop(bytes);
-    let (queries, rows) = data.split_at_checked(queries * dim).ok_or("the file is too short")?;
+    let (queries, rows) = data
+        .split_at_checked(queries * dim)
+        .ok_or("the file is too short")?;
     let start = Instant::now();
     let mut index = Exact::new(Rows::Memory { data: rows, dim })?;
     let built = start.elapsed().as_secs_f64();
@@ -27,7 +35,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         for batch in queries.chunks(batch * dim) {
             let lists = index.search(batch, k)?;
-            sum += lists.iter().filter_map(|list| list.last()).map(|hit| hit.score).sum::<f64>();
+            sum += lists
+                .iter()
+                .filter_map(|list| list.last())
+                .map(|hit| hit.score)
+                .sum::<f64>();
         }
         seconds.push(start.elapsed().as_secs_f64());
     }

@@ -52,7 +52,11 @@ impl Bound {
     /// it, and of the score in f64.
     pub(super) fn new(dim: usize, query: f64) -> Self {
         let sum = (dim + 6) as f64 * UNIT;
-        let relative = if sum < 0.5 { 1.02 * sum / (1.0 - sum) } else { f64::INFINITY };
+        let relative = if sum < 0.5 {
+            1.02 * sum / (1.0 - sum)
+        } else {
+            f64::INFINITY
+        };
         let least = dim as f64 * TINY;
         Self {
             slope: relative * query + least,
@@ -70,7 +74,11 @@ impl Bound {
 /// The greatest f32 that is not above.
 pub(super) fn below(x: f64) -> f32 {
     let near = x as f32;
-    if f64::from(near) > x { near.next_down() } else { near }
+    if f64::from(near) > x {
+        near.next_down()
+    } else {
+        near
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::bounds::{Bound, below};
 use super::kernel::Level;
-use super::rescore::{RESCORED, scores};
+use super::rescore::rescore;
 use super::store::BLOCK_ROWS;
 use super::{Hit, Rows};
 
@@ -117,43 +117,15 @@ impl Judge<'_> {
 
     /// Scores all candidates in f64 and keeps the best.
     fn settle(&self, query: &Query, candidates: &mut Candidates) {
-        let wide: Vec<f64> = query.numbers.iter().map(|x| f64::from(*x)).collect();
-        let mut scratch: [Vec<f32>; RESCORED] = Default::default();
-        let mut scratch_ahead: [Vec<f32>; RESCORED] = Default::default();
-        candidates.pending.sort_unstable_by_key(|row| row.id);
-        let mut chunks = candidates.pending.chunks(RESCORED).peekable();
-        while let Some(pending) = chunks.next() {
-            let rows = self.some_rows(pending, &mut scratch);
-            let ahead = match (chunks.peek(), self.rows) {
-                (Some(pending), Rows::Memory { .. }) => self.some_rows(pending, &mut scratch_ahead),
-                _ => rows,
-            };
-            let scores = scores(self.level, &wide, rows, ahead);
-            let hits = pending.iter().zip(scores).map(|(row, score)| Hit { id: row.id, score });
-            candidates.best.extend(hits);
-        }
+        let mut ids: Vec<u32> = candidates.pending.iter().map(|row| row.id).collect();
+        ids.sort_unstable();
+        rescore(self.level, &self.rows, query.numbers, &ids, &mut candidates.best);
         candidates.pending.clear();
         candidates.best.sort_unstable_by(|a, b| self.order(a, b));
         candidates.best.truncate(self.k);
         if let Some(last) = candidates.best.get(self.k - 1) {
             candidates.floor = candidates.floor.max(last.score * query.scale);
         }
-    }
-
-    /// The rows of up to [`RESCORED`] candidates, the last one repeated.
-    fn some_rows<'r>(
-        &'r self,
-        pending: &[Pending],
-        scratch: &'r mut [Vec<f32>; RESCORED],
-    ) -> [&'r [f32]; RESCORED] {
-        let mut slots = scratch.iter_mut();
-        std::array::from_fn(|i| {
-            let row = pending.get(i).or(pending.last());
-            match (row.map(|row| row.id as usize), slots.next()) {
-                (Some(id), Some(scratch)) => self.rows.slice(id..id + 1, scratch),
-                _ => &[],
-            }
-        })
     }
 
     /// The best first.

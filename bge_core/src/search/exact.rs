@@ -39,28 +39,9 @@ pub struct Exact<'a> {
 impl<'a> Exact<'a> {
     /// Reads all rows once, and fails at the first that is not finite.
     pub fn new(rows: Rows<'a>) -> Result<Self> {
-        rows.check()?;
-        let dim = rows.dim();
-        let blocks = 0..rows.len().div_ceil(BLOCK_ROWS);
-        let norms = blocks.into_par_iter().map(|block| {
-            let range = block_range(block, rows.len());
-            let mut scratch = Vec::new();
-            let mut most = 0.0_f64;
-            for (row, id) in rows.slice(range.clone(), &mut scratch).chunks_exact(dim).zip(range.clone()) {
-                let Some(norm) = norm(row) else {
-                    let bad = row.iter().find(|x| !x.is_finite());
-                    return Err(not_finite("row", id, bad.copied().unwrap_or(f32::NAN)));
-                };
-                most = most.max(norm);
-            }
-            release(&rows, block, range);
-            Ok(most)
-        });
-        // Collected before it is looked at, so that the first bad row is named whichever thread was faster.
-        let norms: Vec<Result<f64>> = norms.collect();
         Ok(Self {
+            norms: block_norms(&rows)?,
             rows,
-            norms: norms.into_iter().collect::<Result<_>>()?,
             places: None,
             level: Level::detect(),
         })
@@ -94,8 +75,11 @@ impl<'a> Exact<'a> {
         for block in blocks {
             let range = block_range(block, self.rows.len());
             let most = self.norms.get(block).copied().unwrap_or(f64::INFINITY);
-            for (((query, candidates), error_of), threshold) in
-                queries.iter().zip(&candidates).zip(&mut errors).zip(&mut thresholds)
+            for (((query, candidates), error_of), threshold) in queries
+                .iter()
+                .zip(&candidates)
+                .zip(&mut errors)
+                .zip(&mut thresholds)
             {
                 *error_of = query.bound.error(most);
                 *threshold = candidates.threshold(*error_of);
@@ -149,25 +133,46 @@ impl<'a> Exact<'a> {
                 let norm = norm(numbers).unwrap_or(f64::INFINITY);
                 let scale = scale(norm, most);
                 let bound = Bound::new(dim, norm * scale);
-                Query { numbers, scale, bound }
+                Query {
+                    numbers,
+                    scale,
+                    bound,
+                }
             })
             .collect();
         let threads = rayon::current_num_threads();
         let widest = self.level.width(usize::MAX);
         let room = (CACHE / (widest * dim * size_of::<f32>())).max(1);
         let groups = queries.len().div_ceil(widest).div_ceil(room);
-        let groups = if groups > threads { groups.next_multiple_of(threads) } else { groups };
+        let groups = if groups > threads {
+            groups.next_multiple_of(threads)
+        } else {
+            groups
+        };
         let size = queries.len().div_ceil(groups).next_multiple_of(widest);
         let blocks = self.norms.len();
-        let parts = (2 * threads).div_ceil(queries.len().div_ceil(size)).min(blocks.div_ceil(8)).max(1);
-        let parts = if queries.len().div_ceil(size).is_multiple_of(threads) { 1 } else { parts };
+        let parts = (2 * threads)
+            .div_ceil(queries.len().div_ceil(size))
+            .min(blocks.div_ceil(8))
+            .max(1);
+        let parts = if queries.len().div_ceil(size).is_multiple_of(threads) {
+            1
+        } else {
+            parts
+        };
         let part = blocks.div_ceil(parts);
         queries
             .par_chunks(size)
             .flat_map(|queries| {
                 let found: Vec<Vec<Candidates>> = (0..parts)
                     .into_par_iter()
-                    .map(|i| self.scan(&judge, queries, (i * part).min(blocks)..((i + 1) * part).min(blocks)))
+                    .map(|i| {
+                        self.scan(
+                            &judge,
+                            queries,
+                            (i * part).min(blocks)..((i + 1) * part).min(blocks),
+                        )
+                    })
                     .collect();
                 let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
                 let own: Vec<Vec<Candidates>> = queries
@@ -214,6 +219,30 @@ impl SearchIndex for Exact<'_> {
     }
 }
 
+/// For each block of rows the greatest norm; fails at the first row that is not finite.
+pub(super) fn block_norms(rows: &Rows) -> Result<Vec<f64>> {
+    rows.check()?;
+    let blocks = 0..rows.len().div_ceil(BLOCK_ROWS);
+    let norms = blocks.into_par_iter().map(|block| {
+        let range = block_range(block, rows.len());
+        let mut scratch = Vec::new();
+        let mut most = 0.0_f64;
+        let data = rows.slice(range.clone(), &mut scratch);
+        for (row, id) in data.chunks_exact(rows.dim()).zip(range.clone()) {
+            let Some(norm) = norm(row) else {
+                let bad = row.iter().find(|x| !x.is_finite());
+                return Err(not_finite("row", id, bad.copied().unwrap_or(f32::NAN)));
+            };
+            most = most.max(norm);
+        }
+        release(rows, block, range);
+        Ok(most)
+    });
+    // Collected before it is looked at, so that the first bad row is named whichever thread was faster.
+    let norms: Vec<Result<f64>> = norms.collect();
+    norms.into_iter().collect()
+}
+
 fn block_range(block: usize, rows: usize) -> Range<usize> {
     block * BLOCK_ROWS..((block + 1) * BLOCK_ROWS).min(rows)
 }
@@ -252,7 +281,11 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
                 slots[lane] = (f64::from(*x) * query.scale) as f32;
             }
         }
-        panels.push(Panel { first, width, numbers });
+        panels.push(Panel {
+            first,
+            width,
+            numbers,
+        });
         first += width;
     }
     panels

@@ -86,7 +86,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 16,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => left.next_multiple_of(16).clamp(16, 48),
+            Self::Avx512 => left.clamp(1, 48).next_multiple_of(16),
         }
     }
 }
@@ -107,7 +107,11 @@ pub(super) fn tile(
     let dim = panel.len() / width;
     let count = rows.len() / dim;
     assert!(
-        dim > 0 && count > 0 && count <= level.rows() && panel.len() == dim * width && rows.len() == count * dim,
+        dim > 0
+            && count > 0
+            && count <= level.rows()
+            && panel.len() == dim * width
+            && rows.len() == count * dim,
         "a tile of another shape"
     );
     match level {
@@ -138,13 +142,7 @@ pub(super) fn tile(
     }
 }
 
-fn portable(
-    rows: &[f32],
-    count: usize,
-    panel: &[f32],
-    thresholds: &[f32],
-    out: &mut Tile,
-) -> bool {
+fn portable(rows: &[f32], count: usize, panel: &[f32], thresholds: &[f32], out: &mut Tile) -> bool {
     let dim = rows.len() / count;
     let mut sums = [[0.0_f32; 16]; 4];
     // Absent rows repeat the last one; nobody reads their scores.
@@ -161,7 +159,9 @@ fn portable(
     let mut any = 0;
     for (sums, passes) in sums.iter().zip(&mut out.passes) {
         let bits = sums.iter().zip(thresholds).enumerate();
-        *passes = bits.fold(0, |bits, (lane, (sum, limit))| bits | u64::from(sum >= limit) << lane);
+        *passes = bits.fold(0, |bits, (lane, (sum, limit))| {
+            bits | u64::from(sum >= limit) << lane
+        });
         any |= *passes;
     }
     if any != 0 {
@@ -208,8 +208,7 @@ mod x86 {
             let mut k = 0;
             macro_rules! step {
                 ($k:expr) => {
-                    let lanes: [_; V] =
-                        std::array::from_fn(|v| _mm512_loadu_ps(queries.add(16 * v)));
+                    let lanes: [_; V] = std::array::from_fn(|v| _mm512_loadu_ps(queries.add(16 * v)));
                     for r in 0..8 {
                         let x = _mm512_set1_ps(*row[r].add($k));
                         for v in 0..V {

@@ -10,11 +10,17 @@
 mod bounds;
 mod candidates;
 mod exact;
+#[cfg(feature = "faiss")]
+mod faiss;
 mod kernel;
 mod rescore;
+mod spec;
 mod store;
 
 pub use exact::Exact;
+#[cfg(feature = "faiss")]
+pub use faiss::Faiss;
+pub use spec::{FaissOptions, IndexSpec, open_index};
 pub use store::{VectorLayout, VectorStore, VectorType, VectorWriter};
 
 use std::ops::Range;

@@ -3,18 +3,52 @@
 //! The product of two f32 is exact in f64, so it makes no difference whether it is fused into the addition.
 
 use super::kernel::Level;
+use super::{Hit, Rows};
 
 /// Rows scored at once: their sums are independent, so none waits for another.
-pub(super) const RESCORED: usize = 16;
+const RESCORED: usize = 16;
+
+/// Appends the rows of these ids with their scores, in the order of the ids.
+pub(super) fn rescore(level: Level, rows: &Rows, query: &[f32], ids: &[u32], out: &mut Vec<Hit>) {
+    let query: Vec<f64> = query.iter().map(|x| f64::from(*x)).collect();
+    let mut scratch: [Vec<f32>; RESCORED] = Default::default();
+    let mut scratch_ahead: [Vec<f32>; RESCORED] = Default::default();
+    let mut chunks = ids.chunks(RESCORED).peekable();
+    while let Some(ids) = chunks.next() {
+        let here = some_rows(rows, ids, &mut scratch);
+        let ahead = match (chunks.peek(), rows) {
+            (Some(ids), Rows::Memory { .. }) => some_rows(rows, ids, &mut scratch_ahead),
+            _ => here,
+        };
+        let scores = scores(level, &query, here, ahead);
+        out.extend(ids.iter().zip(scores).map(|(id, score)| Hit { id: *id, score }));
+    }
+}
+
+/// The rows of up to sixteen ids, the last one repeated.
+fn some_rows<'r>(
+    rows: &'r Rows,
+    ids: &[u32],
+    scratch: &'r mut [Vec<f32>; RESCORED],
+) -> [&'r [f32]; RESCORED] {
+    let mut slots = scratch.iter_mut();
+    std::array::from_fn(|i| match (ids.get(i).or(ids.last()), slots.next()) {
+        (Some(id), Some(scratch)) => rows.slice(*id as usize..*id as usize + 1, scratch),
+        _ => &[],
+    })
+}
 
 /// Inner products of the query, in f64, with sixteen rows of its length; `ahead` is what comes next.
-pub(super) fn scores(
+fn scores(
     level: Level,
     query: &[f64],
     rows: [&[f32]; RESCORED],
     ahead: [&[f32]; RESCORED],
 ) -> [f64; RESCORED] {
-    assert!(rows.iter().all(|row| row.len() == query.len()), "rows of another length");
+    assert!(
+        rows.iter().all(|row| row.len() == query.len()),
+        "rows of another length"
+    );
     match level {
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "vector instructions that not every processor has")]
@@ -42,8 +76,9 @@ mod x86 {
     #![expect(unsafe_code, reason = "vector instructions on raw memory")]
 
     use core::arch::x86_64::{
-        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
-        _mm512_cvtps_pd, _mm512_fmadd_pd, _mm512_set1_pd, _mm512_setzero_pd, _mm512_storeu_pd,
+        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps,
+        _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_cvtps_pd, _mm512_fmadd_pd, _mm512_set1_pd,
+        _mm512_setzero_pd, _mm512_storeu_pd,
     };
 
     use super::RESCORED;
@@ -134,7 +169,9 @@ mod tests {
         for dim in [1, 2, 7, 8, 9, 31, 64, 385] {
             let mut draws = Draws::new(dim as u64);
             let query: Vec<f64> = (0..dim).map(|_| f64::from(draws.normal() as f32)).collect();
-            let rows: Vec<Vec<f32>> = (0..RESCORED).map(|_| (0..dim).map(|_| draws.normal() as f32).collect()).collect();
+            let rows: Vec<Vec<f32>> = (0..RESCORED)
+                .map(|_| (0..dim).map(|_| draws.normal() as f32).collect())
+                .collect();
             let slices: [&[f32]; RESCORED] = std::array::from_fn(|i| rows[i].as_slice());
             let naive = slices.map(|row| {
                 let mut sum = 0.0;
