@@ -47,7 +47,8 @@ impl MineConfig {
             Ok(_) => {}
         }
         if !self.embed.normalize_embeddings {
-            let message = "without it candidates are ordered by the plain inner product, which prefers long vectors";
+            let message =
+                "without it candidates are ordered by the plain inner product, which prefers long vectors";
             findings.warning("config.unusual", "normalize_embeddings", message);
         }
     }
@@ -84,7 +85,8 @@ impl MineConfig {
                 findings.error("config.invalid_value", "reranker_name_or_path", message);
             }
             if !mine.has_rule() && mine.sampling_strategy == SamplingStrategy::Random {
-                let message = "its scores decide nothing; set relative_margin, absolute_margin, max_score or min_score";
+                let message =
+                    "its scores decide nothing; set relative_margin, absolute_margin, max_score or min_score";
                 findings.warning("config.no_effect", "reranker_name_or_path", message);
             }
         }
@@ -126,7 +128,11 @@ impl MineConfig {
             &("corpus_embd_save_dir", mine.corpus_embd_save_dir.as_ref()),
         ]) {
             if path.is_some_and(|path| path.trim().is_empty()) {
-                findings.error("config.invalid_value", field, "the path is empty; leave the flag out");
+                findings.error(
+                    "config.invalid_value",
+                    field,
+                    "the path is empty; leave the flag out",
+                );
             }
         }
     }
@@ -146,7 +152,8 @@ impl MineConfig {
                 ("index_file", mine.index_file.is_some()),
             ] {
                 if given {
-                    let message = "the built-in search is exact and has no such setting; name an index_factory";
+                    let message =
+                        "the built-in search is exact and has no such setting; name an index_factory";
                     findings.error("config.conflict", field, message);
                 }
             }

@@ -122,7 +122,9 @@ impl MineArguments {
         });
         match parts {
             Some((start, end)) if start < end => Ok((start, end)),
-            Some((start, end)) => Err(format!("the range is empty: {end} is not above {start}; write 10-210")),
+            Some((start, end)) => Err(format!(
+                "the range is empty: {end} is not above {start}; write 10-210"
+            )),
             None => Err("expected two whole numbers with a dash between, as in 10-210".to_owned()),
         }
     }

@@ -206,13 +206,13 @@ impl Embedder {
     }
 
     /// The tokens of queries; one with an instruction of its own (a row's `prompt`) gets that instead of the model's.
-    pub fn tokenize_prompted<S: AsRef<str> + Sync>(
-        &self,
-        queries: &[(Option<S>, S)],
-    ) -> Result<TokenBatch> {
+    pub fn tokenize_prompted<S: AsRef<str> + Sync>(&self, queries: &[(Option<S>, S)]) -> Result<TokenBatch> {
         let text = |(prompt, query): &(Option<S>, S)| match (prompt, &self.query.format) {
             (Some(prompt), Some(format)) => Ok(format.fill(prompt.as_ref(), query.as_ref())),
-            (Some(_), None) => bail!(InvalidConfig, "the query format has no place for the text; use {{}}{{}}"),
+            (Some(_), None) => bail!(
+                InvalidConfig,
+                "the query format has no place for the text; use {{}}{{}}"
+            ),
             (None, _) => Ok(self.query.text(query.as_ref()).into_owned()),
         };
         let texts = queries.iter().map(text).collect::<Result<Vec<String>>>()?;

@@ -24,7 +24,18 @@ const LLM_NAMES: [&str; 3] = [
 
 /// Beginnings of the `model_type`s of decoders.
 const DECODERS: [&str; 12] = [
-    "gemma", "mistral", "mixtral", "llama", "qwen", "minicpm", "phi", "gpt", "opt", "falcon", "cost_wise", "layerwise",
+    "gemma",
+    "mistral",
+    "mixtral",
+    "llama",
+    "qwen",
+    "minicpm",
+    "phi",
+    "gpt",
+    "opt",
+    "falcon",
+    "cost_wise",
+    "layerwise",
 ];
 
 /// A loaded cross-encoder with its tokenizer: pairs of query and passage to scores. Safe to share between threads.
@@ -133,7 +144,12 @@ impl Reranker {
         } else {
             let filled: Vec<(Cow<'_, str>, Cow<'_, str>)> = pairs
                 .iter()
-                .map(|(query, passage)| (fill(&self.query, query.as_ref()), fill(&self.passage, passage.as_ref())))
+                .map(|(query, passage)| {
+                    (
+                        fill(&self.query, query.as_ref()),
+                        fill(&self.passage, passage.as_ref()),
+                    )
+                })
                 .collect();
             self.tokenizer.encode_pairs(&filled, self.lengths)?
         };
@@ -147,12 +163,18 @@ impl Reranker {
     /// The scores of tokenized pairs; `progress` hears how many are done.
     pub fn score_tokens(&self, tokens: &TokenBatch, progress: impl FnMut(usize)) -> Result<Vec<f32>> {
         let mut scores = vec![0.0_f32; tokens.len()];
-        in_batches(self.model.config(), tokens, self.batch, progress, |batch, pairs| {
-            for (score, &pair) in self.model.scores(batch)?.into_iter().zip(pairs) {
-                scores[pair] = if self.normalize { sigmoid(score) } else { score };
-            }
-            Ok(())
-        })?;
+        in_batches(
+            self.model.config(),
+            tokens,
+            self.batch,
+            progress,
+            |batch, pairs| {
+                for (score, &pair) in self.model.scores(batch)?.into_iter().zip(pairs) {
+                    scores[pair] = if self.normalize { sigmoid(score) } else { score };
+                }
+                Ok(())
+            },
+        )?;
         Ok(scores)
     }
 }
@@ -195,7 +217,9 @@ pub(crate) fn refuse_decoder(folder: &Path) -> Result<()> {
     };
     let kind = config["model_type"].as_str().unwrap_or_default();
     let class = config["architectures"][0].as_str().unwrap_or_default();
-    let decoder = DECODERS.iter().any(|known| kind.to_ascii_lowercase().starts_with(known));
+    let decoder = DECODERS
+        .iter()
+        .any(|known| kind.to_ascii_lowercase().starts_with(known));
     if decoder || class.ends_with("ForCausalLM") {
         return Err(llm(&format!("`{kind}`")).with_path(path).with_field("model_type"));
     }

@@ -124,7 +124,13 @@ impl Corpus {
             let message = "the input has no rows; give JSON lines with `query` and `pos`";
             return Err(Error::new(ErrorKind::InvalidData, message).with_path(input.path()));
         }
-        let Index { texts, repeated, blank, digest, .. } = index;
+        let Index {
+            texts,
+            repeated,
+            blank,
+            digest,
+            ..
+        } = index;
         if pool.is_some() {
             hashes.positives = digest.finish();
         } else {
@@ -214,7 +220,9 @@ impl Corpus {
             let group = row.group as usize;
             Some(*self.starts.get(group)? as usize..*self.starts.get(group + 1)? as usize)
         });
-        range.and_then(|range| self.positives.get(range)).unwrap_or_default()
+        range
+            .and_then(|range| self.positives.get(range))
+            .unwrap_or_default()
     }
 
     /// Reads a text.
@@ -237,7 +245,9 @@ impl Corpus {
         match (&self.pool, self.ids.get(number as usize)) {
             (Some(pool), Some(Some(place))) => {
                 let bytes = pool.bytes(*place)?;
-                Ok(serde_json::from_slice(&bytes).ok().or_else(|| String::from_utf8(bytes).ok()))
+                Ok(serde_json::from_slice(&bytes)
+                    .ok()
+                    .or_else(|| String::from_utf8(bytes).ok()))
             }
             _ => Ok(None),
         }
@@ -309,7 +319,12 @@ struct Index {
 }
 
 impl Index {
-    fn take_pool_line(&mut self, source: &Source, line: &Line<'_>, ids: &mut Vec<Option<Place>>) -> Result<()> {
+    fn take_pool_line(
+        &mut self,
+        source: &Source,
+        line: &Line<'_>,
+        ids: &mut Vec<Option<Place>>,
+    ) -> Result<()> {
         // The view names what is wrong with the JSON in the same words as for training rows.
         RecordView::parse(line.bytes)?;
         let object = RawObject::parse(line.bytes)?;
@@ -322,7 +337,10 @@ impl Index {
         };
         let number = self.add(&text, Place::of(raw, line), |place, _| source.text(place))?;
         if number.is_some_and(|number| number as usize == ids.len()) {
-            let id = object.get("_id").or_else(|| object.get("id")).filter(|id| *id != "null");
+            let id = object
+                .get("_id")
+                .or_else(|| object.get("id"))
+                .filter(|id| *id != "null");
             ids.push(id.map(|id| Place::of(id, line)));
         }
         Ok(())
@@ -345,7 +363,8 @@ impl Index {
         let mut slot = own;
         while let Some(&number) = self.numbers.get(&slot) {
             let index = number as usize;
-            let (Some(&offset), Some(&length)) = (self.texts.offsets.get(index), self.texts.lengths.get(index))
+            let (Some(&offset), Some(&length)) =
+                (self.texts.offsets.get(index), self.texts.lengths.get(index))
             else {
                 bail!(Internal, "text {number} of {}", self.texts.offsets.len());
             };
@@ -390,12 +409,16 @@ impl Rows {
     }
 
     fn push(&mut self, line: &Line<'_>, group: u32, record: &TrainingRecord<'_>) {
-        let place = Place { offset: line.offset, length: line.bytes.len() as u32 };
+        let place = Place {
+            offset: line.offset,
+            length: line.bytes.len() as u32,
+        };
         self.bytes.add(line.bytes);
         let mut pair = Digest::default();
         // A mark keeps no prompt apart from an empty one.
         let prompt = record.prompt.as_ref().map(|prompt| format!("+{prompt}"));
-        pair.add(prompt.unwrap_or_default().as_bytes()).add(record.query.as_bytes());
+        pair.add(prompt.unwrap_or_default().as_bytes())
+            .add(record.query.as_bytes());
         let pair = pair.finish();
         let next = self.asked.len() as u32;
         let asked = match self.pairs.get(&pair) {
@@ -407,7 +430,12 @@ impl Rows {
                 next
             }
         };
-        self.places.push(RowPlace { place, line: line.number, group, asked });
+        self.places.push(RowPlace {
+            place,
+            line: line.number,
+            group,
+            asked,
+        });
     }
 
     /// Where each group's positives start, and all of them.
@@ -450,7 +478,9 @@ mod tests {
     }
 
     fn texts(corpus: &Corpus) -> Vec<String> {
-        (0..corpus.len() as u32).map(|number| corpus.text(number).unwrap()).collect()
+        (0..corpus.len() as u32)
+            .map(|number| corpus.text(number).unwrap())
+            .collect()
     }
 
     #[test]
@@ -464,9 +494,15 @@ mod tests {
         assert_eq!(texts(&corpus), ["b", "a", "c", "\u{e9}", "d"]);
         assert_eq!((corpus.candidates(), corpus.rows(), corpus.queries()), (5, 2, 2));
         assert_eq!((corpus.repeated, corpus.blank), (2, 1));
-        assert_eq!((corpus.positives(0), corpus.positives(1)), (&[0, 1][..], &[3][..]));
+        assert_eq!(
+            (corpus.positives(0), corpus.positives(1)),
+            (&[0, 1][..], &[3][..])
+        );
         let row = corpus.row(1).unwrap();
-        assert_eq!((row.line, row.query.as_str(), row.prompt.as_deref()), (2, "r", Some("p")));
+        assert_eq!(
+            (row.line, row.query.as_str(), row.prompt.as_deref()),
+            (2, "r", Some("p"))
+        );
         assert!(corpus.row(2).is_err());
     }
 
@@ -521,8 +557,16 @@ mod tests {
             ("{\"query\":\"q\",\"pos\":[\" \"]}", None, "in.jsonl:1: `pos`"),
             ("\n{\"query\":", None, "in.jsonl:2: the JSON ends too early"),
             (good, Some(""), "pool.jsonl: the candidate pool has no text"),
-            (good, Some("{\"text\":\" \"}"), "pool.jsonl: the candidate pool has no text"),
-            (good, Some("{\"text\":\"a\"}\n{\"body\":\"a\"}"), "pool.jsonl:2: `text`: is missing"),
+            (
+                good,
+                Some("{\"text\":\" \"}"),
+                "pool.jsonl: the candidate pool has no text",
+            ),
+            (
+                good,
+                Some("{\"text\":\"a\"}\n{\"body\":\"a\"}"),
+                "pool.jsonl:2: `text`: is missing",
+            ),
             (good, Some("{\"text\":5}"), "pool.jsonl:1: `text`: must be a text"),
             (good, Some("[1]"), "pool.jsonl:1: must be a JSON object"),
         ] {

@@ -36,12 +36,31 @@ pub(super) enum Texts {
 
 impl Encoder<'_> {
     /// The vectors of some texts, and how many of them were there already; none where there are no such texts.
-    pub(super) fn vectors(&self, texts: Texts, report: &mut Reporter<'_>) -> Result<Option<(VectorStore, usize)>> {
+    pub(super) fn vectors(
+        &self,
+        texts: Texts,
+        report: &mut Reporter<'_>,
+    ) -> Result<Option<(VectorStore, usize)>> {
         let (corpus, hashes) = (self.corpus, self.corpus.hashes());
         let (name, stage, range, hash) = match texts {
-            Texts::Candidates => ("corpus", Stage::Corpus, 0..corpus.candidates(), &hashes.candidates),
-            Texts::Positives => ("positives", Stage::Positives, corpus.candidates()..corpus.len(), &hashes.positives),
-            Texts::Queries => ("queries", Stage::Queries, 0..corpus.asked().len(), &hashes.queries),
+            Texts::Candidates => (
+                "corpus",
+                Stage::Corpus,
+                0..corpus.candidates(),
+                &hashes.candidates,
+            ),
+            Texts::Positives => (
+                "positives",
+                Stage::Positives,
+                corpus.candidates()..corpus.len(),
+                &hashes.positives,
+            ),
+            Texts::Queries => (
+                "queries",
+                Stage::Queries,
+                0..corpus.asked().len(),
+                &hashes.queries,
+            ),
         };
         if range.is_empty() {
             return Ok(None);
@@ -54,7 +73,12 @@ impl Encoder<'_> {
             dim: self.embedder.dim(),
             key: self.key(texts, hash)?,
         };
-        let tag: String = layout.key.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let tag: String = layout
+            .key
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let path = self.folder.join(format!("{name}-{tag}.vectors"));
         let count = range.len();
         if let Some(store) = VectorStore::open_current(&path, &layout)?.filter(|store| store.len() == count) {
@@ -90,7 +114,9 @@ impl Encoder<'_> {
                 .collect::<Result<_>>()?;
             return self.embedder.tokenize_prompted(&queries);
         }
-        let read: Vec<String> = range.map(|number| self.corpus.text(number as u32)).collect::<Result<_>>()?;
+        let read: Vec<String> = range
+            .map(|number| self.corpus.text(number as u32))
+            .collect::<Result<_>>()?;
         self.embedder.tokenize(TextRole::Passage, &read)
     }
 
@@ -111,7 +137,14 @@ impl Encoder<'_> {
         };
         let settings = format!(
             "{:?}",
-            (set.pooling_method, set.normalize_embeddings, set.truncate_dim, instruction, format, length)
+            (
+                set.pooling_method,
+                set.normalize_embeddings,
+                set.truncate_dim,
+                instruction,
+                format,
+                length
+            )
         );
         let mut digest = Digest::default();
         for part in [env!("CARGO_PKG_VERSION"), self.model, hash, &settings] {
@@ -121,9 +154,14 @@ impl Encoder<'_> {
         let mut key = [0; 32];
         for (byte, digits) in key.iter_mut().zip(hex.as_bytes().chunks(2)) {
             let digits = std::str::from_utf8(digits).ok();
-            *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(|| {
-                Error::new(ErrorKind::Internal, "a content hash is not made of hexadecimal digits")
-            })?;
+            *byte = digits
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+                .ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Internal,
+                        "a content hash is not made of hexadecimal digits",
+                    )
+                })?;
         }
         Ok(key)
     }

@@ -77,7 +77,9 @@ pub(super) fn suspicion(candidate: &Candidate, positive: Option<f64>, rules: &Ru
     let score = candidate.deciding();
     match broken_rule(score, positive, rules) {
         Some(verdict) if verdict != Verdict::MinScore => Some(verdict.as_str()),
-        _ => positive.filter(|positive| score > *positive).map(|_| "outranks_positive"),
+        _ => positive
+            .filter(|positive| score > *positive)
+            .map(|_| "outranks_positive"),
     }
 }
 
@@ -162,7 +164,10 @@ mod tests {
         ] {
             let (written, was_stale) = rewrite(row.as_bytes(), &negatives).unwrap();
             let written = String::from_utf8(written).unwrap();
-            assert_eq!(written.replace("\",\"", "\", \""), line.replace("\",\"", "\", \""));
+            assert_eq!(
+                written.replace("\",\"", "\", \""),
+                line.replace("\",\"", "\", \"")
+            );
             assert_eq!(was_stale, stale, "{row}");
         }
     }

@@ -141,7 +141,10 @@ impl MineReport {
             ));
         }
         if self.filled > 0 {
-            lines.push(format!("{} negatives are random texts that fill short lists", self.filled));
+            lines.push(format!(
+                "{} negatives are random texts that fill short lists",
+                self.filled
+            ));
         }
         if self.stale_scores > 0 {
             lines.push(format!(
@@ -150,7 +153,10 @@ impl MineReport {
             ));
         }
         if self.suspected > 0 {
-            lines.push(format!("{} suspected false negatives are written for judging", self.suspected));
+            lines.push(format!(
+                "{} suspected false negatives are written for judging",
+                self.suspected
+            ));
         }
         lines.join("\n") + "\n"
     }

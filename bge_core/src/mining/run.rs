@@ -95,7 +95,10 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         arguments: &config.embed,
         dtype: mine.embedding_dtype,
         model: &model,
-        folder: mine.corpus_embd_save_dir.as_ref().map_or_else(|| work.path().to_path_buf(), Into::into),
+        folder: mine
+            .corpus_embd_save_dir
+            .as_ref()
+            .map_or_else(|| work.path().to_path_buf(), Into::into),
         corpus: &corpus,
     };
     // What is compared with the embedder's scores of positives; a cross-encoder scores them from their texts.
@@ -105,7 +108,11 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         let message = "there is no text that negatives could come from; all texts are blank";
         return Err(Error::new(ErrorKind::InvalidData, message).with_path(corpus.input_path()));
     };
-    let outside = if by_vectors { encoder.vectors(Texts::Positives, report)? } else { None };
+    let outside = if by_vectors {
+        encoder.vectors(Texts::Positives, report)?
+    } else {
+        None
+    };
     let Some((queries, reused_queries)) = encoder.vectors(Texts::Queries, report)? else {
         bail!(Internal, "a corpus without queries was opened");
     };
@@ -139,11 +146,19 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     };
     if parts.progress.rows == 0 {
         let mut head = Vec::new();
-        push(&mut head, header(config, &corpus, &model, reranker_hash.as_deref()));
+        push(
+            &mut head,
+            header(config, &corpus, &model, reranker_hash.as_deref()),
+        );
         parts.append(LEDGER, &head)?;
     }
     let mut index = Exact::new(Rows::Stored(&stored))?;
-    miner.all(&mut index, mine.search_batch_size.max(SEARCHED), &mut parts, report)?;
+    miner.all(
+        &mut index,
+        mine.search_batch_size.max(SEARCHED),
+        &mut parts,
+        report,
+    )?;
 
     for (part, place) in [(LEDGER, &mine.ledger), (SUSPECTS, &mine.false_negatives)] {
         if let Some(place) = place {
@@ -151,7 +166,10 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         }
     }
     parts.publish(OUTPUT, Path::new(&mine.output_file))?;
-    Ok(MineReport { reused_vectors: reused, ..parts.progress.report })
+    Ok(MineReport {
+        reused_vectors: reused,
+        ..parts.progress.report
+    })
 }
 
 const OUTPUT: usize = 0;
@@ -171,7 +189,7 @@ fn open_reranker(folder: &Path, config: &MineConfig) -> Result<Reranker> {
 }
 
 /// Settings that decide nothing that is written, or that are in the key by their content.
-const ELSEWHERE: [&str; 22] = [
+const ELSEWHERE: [&str; 21] = [
     "embedder_name_or_path",
     "cache_dir",
     "token",
@@ -193,7 +211,6 @@ const ELSEWHERE: [&str; 22] = [
     "index_file",
     "corpus_embd_save_dir",
     "embedder_model_class",
-    "examples_for_task",
 ];
 
 /// The settings that decide what is written.
@@ -228,13 +245,19 @@ fn run_key(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&
 fn header(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&str>) -> Map<String, Value> {
     let mut line = Map::new();
     line.insert("bge".to_owned(), env!("CARGO_PKG_VERSION").into());
-    line.insert("embedder".to_owned(), config.embed.embedder_name_or_path.as_str().into());
+    line.insert(
+        "embedder".to_owned(),
+        config.embed.embedder_name_or_path.as_str().into(),
+    );
     line.insert("embedder_hash".to_owned(), model.into());
     line.insert("reranker".to_owned(), json!(config.mine.reranker_name_or_path));
     line.insert("reranker_hash".to_owned(), json!(reranker));
     line.insert("rows".to_owned(), corpus.rows().into());
     line.insert("corpus_texts".to_owned(), corpus.candidates().into());
-    line.insert("corpus_hash".to_owned(), corpus.hashes().candidates.as_str().into());
+    line.insert(
+        "corpus_hash".to_owned(),
+        corpus.hashes().candidates.as_str().into(),
+    );
     line.insert("seed".to_owned(), config.mine.seed.into());
     line.insert("settings".to_owned(), Value::Object(deciding_settings(config)));
     line
@@ -281,14 +304,21 @@ impl Miner<'_> {
         while done < total {
             let rows: Vec<usize> = (done..total.min(done + together)).collect();
             let hits = self.search(index, &rows)?;
-            let step = if self.reranker.is_some() { RESCORED } else { rows.len() };
+            let step = if self.reranker.is_some() {
+                RESCORED
+            } else {
+                rows.len()
+            };
             for (rows, hits) in rows.chunks(step).zip(hits.chunks(step)) {
                 let mined = rows.par_iter().zip(hits).map(|(row, hits)| self.look(*row, hits));
                 let mut mined = mined.collect::<Result<Vec<_>>>()?;
                 if let Some(reranker) = self.reranker {
                     self.rescore(reranker, &mut mined)?;
                 }
-                let written = mined.into_par_iter().map(|mined| self.write(mined)).collect::<Result<Vec<_>>>()?;
+                let written = mined
+                    .into_par_iter()
+                    .map(|mined| self.write(mined))
+                    .collect::<Result<Vec<_>>>()?;
                 for Written { parts: lines, counts } in &written {
                     for (part, lines) in lines.iter().enumerate() {
                         parts.append(part, lines)?;
@@ -318,7 +348,10 @@ impl Miner<'_> {
         let hits = index.search(&vectors, self.rules.end)?;
         let of_row = |query: &usize| {
             let place = asked.binary_search(query).ok();
-            place.and_then(|place| hits.get(place)).cloned().unwrap_or_default()
+            place
+                .and_then(|place| hits.get(place))
+                .cloned()
+                .unwrap_or_default()
         };
         Ok(of_rows.iter().map(of_row).collect())
     }
@@ -334,13 +367,19 @@ impl Miner<'_> {
 
     fn look(&self, row: usize, hits: &[Hit]) -> Result<Mined> {
         let row = self.corpus.row(row)?;
-        let candidates = look(hits, &self.known(&row), &self.rules, |text| self.corpus.plain(text));
+        let candidates = look(hits, &self.known(&row), &self.rules, |text| {
+            self.corpus.plain(text)
+        });
         let positive = if self.compares && self.reranker.is_none() {
             Some(self.lowest_positive(&row)?)
         } else {
             None
         };
-        Ok(Mined { row, candidates, positive })
+        Ok(Mined {
+            row,
+            candidates,
+            positive,
+        })
     }
 
     /// The lowest inner product of a row's query with a positive, summed as the search does it.
@@ -355,7 +394,10 @@ impl Miner<'_> {
                 (Some(text), Some(outside)) => outside.row(text, &mut vector)?,
                 (Some(_), None) => bail!(Internal, "a positive outside of the pool has no vector"),
             }
-            let products = query.iter().zip(&vector).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            let products = query
+                .iter()
+                .zip(&vector)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b));
             lowest = lowest.min(products.sum());
         }
         Ok(lowest)
@@ -379,9 +421,17 @@ impl Miner<'_> {
             if score.is_finite() {
                 return Ok(f64::from(score));
             }
-            bail!(NotFinite, "the cross-encoder gives {score}; the model is damaged or its training diverged")
+            bail!(
+                NotFinite,
+                "the cross-encoder gives {score}; the model is damaged or its training diverged"
+            )
         };
-        for Mined { row, candidates, positive } in mined {
+        for Mined {
+            row,
+            candidates,
+            positive,
+        } in mined
+        {
             let mut lowest = f64::INFINITY;
             for _ in self.corpus.positives(row.index) {
                 lowest = lowest.min(next()?);
@@ -401,21 +451,36 @@ impl Miner<'_> {
     }
 
     fn write(&self, mined: Mined) -> Result<Written> {
-        let Mined { row, mut candidates, positive } = mined;
+        let Mined {
+            row,
+            mut candidates,
+            positive,
+        } = mined;
         judge(&mut candidates, positive, &self.rules);
         let mut draws = choose(&mut candidates, &self.rules, row.index);
         if self.rules.fill {
             let known = self.known(&row);
             let plain = |text| self.corpus.plain(text);
-            let filled = fill(&candidates, &known, &self.rules, self.stored.len(), &mut draws, plain);
+            let filled = fill(
+                &candidates,
+                &known,
+                &self.rules,
+                self.stored.len(),
+                &mut draws,
+                plain,
+            );
             candidates.extend(filled);
         }
-        let mut chosen: Vec<&Candidate> =
-            candidates.iter().filter(|c| matches!(c.verdict, Verdict::Chosen | Verdict::Filled)).collect();
+        let mut chosen: Vec<&Candidate> = candidates
+            .iter()
+            .filter(|c| matches!(c.verdict, Verdict::Chosen | Verdict::Filled))
+            .collect();
         // The hardest first; filled ones, which have no score, behind them in the order of their draws.
         chosen.sort_by(|a, b| b.deciding().total_cmp(&a.deciding()));
-        let negatives: Vec<String> =
-            chosen.iter().map(|candidate| self.corpus.text(candidate.text)).collect::<Result<_>>()?;
+        let negatives: Vec<String> = chosen
+            .iter()
+            .map(|candidate| self.corpus.text(candidate.text))
+            .collect::<Result<_>>()?;
         let mut counts = Counts::of(&candidates, self.rules.start);
         let (line, stale) = rewrite(&row.bytes, &negatives)?;
         counts.stale = stale;
@@ -427,6 +492,9 @@ impl Miner<'_> {
             let lines = &mut suspects;
             counts.suspected = suspect_lines(&row, &candidates, positive, &self.rules, self.corpus, lines)?;
         }
-        Ok(Written { parts: [line, ledger, suspects], counts })
+        Ok(Written {
+            parts: [line, ledger, suspects],
+            counts,
+        })
     }
 }

@@ -155,7 +155,12 @@ impl Known<'_> {
 }
 
 /// Looks at the hits of a row without their scores; `plain` is the fingerprint of a text's plain form.
-pub(super) fn look(hits: &[Hit], known: &Known<'_>, rules: &Rules, plain: impl Fn(u32) -> u64) -> Vec<Candidate> {
+pub(super) fn look(
+    hits: &[Hit],
+    known: &Known<'_>,
+    rules: &Rules,
+    plain: impl Fn(u32) -> u64,
+) -> Vec<Candidate> {
     let verdict = |rank: usize, text: u32| match known.verdict(text, plain(text)) {
         Some(verdict) => verdict,
         None if rank < rules.start => Verdict::OutsideRange,
@@ -207,13 +212,21 @@ pub(super) fn broken_rule(score: f64, positive: Option<f64>, rules: &Rules) -> O
 pub(super) fn choose(candidates: &mut [Candidate], rules: &Rules, row: usize) -> Draws {
     let mut draws = Draws::new(key(rules.seed, Stream::Negatives, row as u64));
     let mut open: Vec<usize> = (0..candidates.len())
-        .filter(|&index| candidates.get(index).is_some_and(|c| c.verdict == Verdict::NotSampled))
+        .filter(|&index| {
+            candidates
+                .get(index)
+                .is_some_and(|c| c.verdict == Verdict::NotSampled)
+        })
         .collect();
     match rules.strategy {
         SamplingStrategy::Top => {
             // Stable: equal scores stay in the order of their ranks.
             open.sort_by(|a, b| {
-                let score = |index: &usize| candidates.get(*index).map_or(f64::NEG_INFINITY, Candidate::deciding);
+                let score = |index: &usize| {
+                    candidates
+                        .get(*index)
+                        .map_or(f64::NEG_INFINITY, Candidate::deciding)
+                };
                 score(b).total_cmp(&score(a))
             });
             open.truncate(rules.number);
@@ -303,11 +316,18 @@ mod tests {
 
     fn known(positives: &[u32]) -> Known<'_> {
         let plains = positives.iter().map(|text| u64::from(*text)).collect();
-        Known { positives, plains, query: 999 }
+        Known {
+            positives,
+            plains,
+            query: 999,
+        }
     }
 
     fn hits(scores: &[f64]) -> Vec<Hit> {
-        (0..).zip(scores).map(|(id, score)| Hit { id, score: *score }).collect()
+        (0..)
+            .zip(scores)
+            .map(|(id, score)| Hit { id, score: *score })
+            .collect()
     }
 
     fn verdicts(candidates: &[Candidate]) -> Vec<Verdict> {
@@ -316,7 +336,11 @@ mod tests {
 
     #[test]
     fn the_window_is_counted_before_anything_is_left_out() {
-        let rules = Rules { start: 2, end: 6, ..rules() };
+        let rules = Rules {
+            start: 2,
+            end: 6,
+            ..rules()
+        };
         // 12 is a variant of the positive 3, 13 of the query.
         let plain = |text: u32| match text {
             12 => 3,
@@ -330,7 +354,14 @@ mod tests {
         use Verdict::{NotSampled, OutsideRange, Positive, PositiveVariant, Query};
         assert_eq!(
             verdicts(&looked),
-            [OutsideRange, Positive, NotSampled, Positive, PositiveVariant, Query]
+            [
+                OutsideRange,
+                Positive,
+                NotSampled,
+                Positive,
+                PositiveVariant,
+                Query
+            ]
         );
     }
 
@@ -339,32 +370,124 @@ mod tests {
         use Verdict::{AbsoluteMargin, MaxScore, MinScore, RelativeMargin};
         let cases = [
             // The score at the margin itself passes, as there.
-            (0.5, Some(0.6), Rules { absolute_margin: Some(0.125), ..rules() }, Some(AbsoluteMargin)),
-            (0.5, Some(0.625), Rules { absolute_margin: Some(0.125), ..rules() }, None),
-            (0.95, Some(1.0), Rules { relative_margin: Some(0.05), ..rules() }, None),
-            (0.96, Some(1.0), Rules { relative_margin: Some(0.05), ..rules() }, Some(RelativeMargin)),
+            (
+                0.5,
+                Some(0.6),
+                Rules {
+                    absolute_margin: Some(0.125),
+                    ..rules()
+                },
+                Some(AbsoluteMargin),
+            ),
+            (
+                0.5,
+                Some(0.625),
+                Rules {
+                    absolute_margin: Some(0.125),
+                    ..rules()
+                },
+                None,
+            ),
+            (
+                0.95,
+                Some(1.0),
+                Rules {
+                    relative_margin: Some(0.05),
+                    ..rules()
+                },
+                None,
+            ),
+            (
+                0.96,
+                Some(1.0),
+                Rules {
+                    relative_margin: Some(0.05),
+                    ..rules()
+                },
+                Some(RelativeMargin),
+            ),
             // A negative positive score lowers the limit too.
-            (-1.02, Some(-1.0), Rules { relative_margin: Some(0.05), ..rules() }, Some(RelativeMargin)),
-            (-1.06, Some(-1.0), Rules { relative_margin: Some(0.05), ..rules() }, None),
-            (0.8, None, Rules { max_score: Some(0.8), ..rules() }, None),
-            (0.81, None, Rules { max_score: Some(0.8), ..rules() }, Some(MaxScore)),
-            (0.2, None, Rules { min_score: Some(0.2), ..rules() }, None),
-            (0.19, None, Rules { min_score: Some(0.2), ..rules() }, Some(MinScore)),
+            (
+                -1.02,
+                Some(-1.0),
+                Rules {
+                    relative_margin: Some(0.05),
+                    ..rules()
+                },
+                Some(RelativeMargin),
+            ),
+            (
+                -1.06,
+                Some(-1.0),
+                Rules {
+                    relative_margin: Some(0.05),
+                    ..rules()
+                },
+                None,
+            ),
+            (
+                0.8,
+                None,
+                Rules {
+                    max_score: Some(0.8),
+                    ..rules()
+                },
+                None,
+            ),
+            (
+                0.81,
+                None,
+                Rules {
+                    max_score: Some(0.8),
+                    ..rules()
+                },
+                Some(MaxScore),
+            ),
+            (
+                0.2,
+                None,
+                Rules {
+                    min_score: Some(0.2),
+                    ..rules()
+                },
+                None,
+            ),
+            (
+                0.19,
+                None,
+                Rules {
+                    min_score: Some(0.2),
+                    ..rules()
+                },
+                Some(MinScore),
+            ),
             (
                 0.9,
                 Some(0.9),
-                Rules { absolute_margin: Some(0.1), max_score: Some(0.5), ..rules() },
+                Rules {
+                    absolute_margin: Some(0.1),
+                    max_score: Some(0.5),
+                    ..rules()
+                },
                 Some(AbsoluteMargin),
             ),
         ];
         for (score, positive, rules, expected) in cases {
-            assert_eq!(broken_rule(score, positive, &rules), expected, "{score} {positive:?} {rules:?}");
+            assert_eq!(
+                broken_rule(score, positive, &rules),
+                expected,
+                "{score} {positive:?} {rules:?}"
+            );
         }
     }
 
     #[test]
     fn a_cross_encoder_decides_rules_and_order() {
-        let rules = Rules { max_score: Some(2.0), number: 2, ..rules() };
+        let rules = Rules {
+            max_score: Some(2.0),
+            number: 2,
+            ..rules()
+        };
         let mut looked = look(&hits(&[0.9, 0.8, 0.7, 0.6]), &known(&[]), &rules, u64::from);
         for (candidate, score) in looked.iter_mut().zip([-1.0, 5.0, 1.0, 0.0]) {
             candidate.reranked = Some(score);
@@ -379,7 +502,10 @@ mod tests {
     fn draws_depend_on_seed_and_row_only_and_are_uniform() {
         let mut counts = [0_u32; 12];
         for row in 0..6000 {
-            let rules = Rules { strategy: SamplingStrategy::Random, ..rules() };
+            let rules = Rules {
+                strategy: SamplingStrategy::Random,
+                ..rules()
+            };
             let mut looked = look(&hits(&[0.5; 12]), &known(&[]), &rules, u64::from);
             let mut again = looked.clone();
             choose(&mut looked, &rules, row);
@@ -392,12 +518,20 @@ mod tests {
                 counts[text as usize] += 1;
             }
         }
-        assert!(counts.iter().all(|count| (1350..1650).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (1350..1650).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]
     fn a_short_list_is_filled_without_repetition_and_never_with_what_is_known() {
-        let rules = Rules { number: 6, end: 3, max_score: Some(0.85), ..rules() };
+        let rules = Rules {
+            number: 6,
+            end: 3,
+            max_score: Some(0.85),
+            ..rules()
+        };
         let positives = [0, 4];
         for texts in [3, 8, 10, 500] {
             let mut looked = look(&hits(&[0.9, 0.8, 0.9]), &known(&positives), &rules, u64::from);
@@ -411,8 +545,15 @@ mod tests {
             numbers.dedup();
             assert_eq!(numbers.len(), before);
             // 1 is chosen, 0 and 4 are positives, 2 fails a rule, 5 is the query.
-            assert!(numbers.iter().all(|text| ![0, 1, 2, 4, 5].contains(text) && (*text as usize) < texts));
-            assert_eq!(before, [0, 3, 5, 5][[3, 8, 10, 500].iter().position(|n| *n == texts).unwrap()]);
+            assert!(
+                numbers
+                    .iter()
+                    .all(|text| ![0, 1, 2, 4, 5].contains(text) && (*text as usize) < texts)
+            );
+            assert_eq!(
+                before,
+                [0, 3, 5, 5][[3, 8, 10, 500].iter().position(|n| *n == texts).unwrap()]
+            );
         }
     }
 }

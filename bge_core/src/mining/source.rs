@@ -158,7 +158,11 @@ fn unpack(packed: File, path: &Path, plain: &Path) -> Result<()> {
         }
     })?;
     match damage {
-        Some(error) => Err(Error::io(path, "unpack this file; it may be cut off or damaged", error)),
+        Some(error) => Err(Error::io(
+            path,
+            "unpack this file; it may be cut off or damaged",
+            error,
+        )),
         None => Ok(()),
     }
 }
@@ -176,13 +180,20 @@ impl<'a> RawObject<'a> {
 
     /// The value of a key as text.
     pub(super) fn get(&self, key: &str) -> Option<&'a str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.get())
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.get())
     }
 
     /// The elements of a list as text; none for a missing key or `null`.
     pub(super) fn list(&self, key: &str) -> Vec<&'a str> {
         let elements: Option<Vec<&RawValue>> = self.get(key).and_then(|list| serde_json::from_str(list).ok());
-        elements.unwrap_or_default().into_iter().map(RawValue::get).collect()
+        elements
+            .unwrap_or_default()
+            .into_iter()
+            .map(RawValue::get)
+            .collect()
     }
 }
 

@@ -34,7 +34,11 @@ impl Work {
             return Err(Error::new(ErrorKind::Io, message).with_path(output));
         }
         // What an earlier run left is not thrown away because this one is wrong about something.
-        Ok(Self { path, stays: there, _lock: lock })
+        Ok(Self {
+            path,
+            stays: there,
+            _lock: lock,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -96,39 +100,63 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Goes on with the parts of an interrupted run with the same key, or starts anew.
-    pub(super) fn open(work: &Work, key: &str, names: [Option<&str>; PARTS], report: MineReport) -> Result<Self> {
+    pub(super) fn open(
+        work: &Work,
+        key: &str,
+        names: [Option<&str>; PARTS],
+        report: MineReport,
+    ) -> Result<Self> {
         let folder = work.path().to_path_buf();
         let saved = fs::read(folder.join("progress.json")).ok();
         let saved = saved.and_then(|bytes| serde_json::from_slice::<Progress>(&bytes).ok());
-        let fresh = Progress { key: key.to_owned(), report, ..Progress::default() };
-        let mut progress = saved.filter(|saved| saved.key == key).unwrap_or_else(|| fresh.clone());
+        let fresh = Progress {
+            key: key.to_owned(),
+            report,
+            ..Progress::default()
+        };
+        let mut progress = saved
+            .filter(|saved| saved.key == key)
+            .unwrap_or_else(|| fresh.clone());
         let mut files = [None, None, None];
         for (file, name) in files.iter_mut().zip(names) {
             let Some(name) = name else { continue };
             let path = folder.join(name);
             let failed = |error| Error::io(&path, "write this file", error);
-            let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+            let opened = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(failed)?;
             *file = Some((path, opened));
         }
         let whole = files.iter().zip(progress.bytes).all(|(file, bytes)| {
-            file.as_ref().is_none_or(|(_, file)| file.metadata().is_ok_and(|data| data.len() >= bytes))
+            file.as_ref()
+                .is_none_or(|(_, file)| file.metadata().is_ok_and(|data| data.len() >= bytes))
         });
         if !whole {
             progress = fresh;
         }
         for (part, bytes) in files.iter_mut().zip(progress.bytes) {
             if let Some((path, file)) = part {
-                let cut = file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes)));
+                let cut = file
+                    .set_len(bytes)
+                    .and_then(|()| file.seek(SeekFrom::Start(bytes)));
                 cut.map_err(|error| Error::io(&path, "write this file", error))?;
             }
         }
-        Ok(Self { folder, files, progress })
+        Ok(Self {
+            folder,
+            files,
+            progress,
+        })
     }
 
     /// Appends to a part.
     pub(super) fn append(&mut self, part: usize, bytes: &[u8]) -> Result<()> {
         if let Some(Some((path, file))) = self.files.get_mut(part) {
-            file.write_all(bytes).map_err(|error| Error::io(&path, "write this file", error))?;
+            file.write_all(bytes)
+                .map_err(|error| Error::io(&path, "write this file", error))?;
             if let Some(sum) = self.progress.bytes.get_mut(part) {
                 *sum += bytes.len() as u64;
             }
@@ -139,10 +167,12 @@ impl Parts {
     /// Makes sure that everything so far is on disk, and notes it.
     pub(super) fn save(&mut self) -> Result<()> {
         for (path, file) in self.files.iter().flatten() {
-            file.sync_data().map_err(|error| Error::io(path, "write this file", error))?;
+            file.sync_data()
+                .map_err(|error| Error::io(path, "write this file", error))?;
         }
-        let text = serde_json::to_vec(&self.progress)
-            .map_err(|error| Error::new(ErrorKind::Internal, "progress cannot be written").with_source(error))?;
+        let text = serde_json::to_vec(&self.progress).map_err(|error| {
+            Error::new(ErrorKind::Internal, "progress cannot be written").with_source(error)
+        })?;
         files::write_whole(&self.folder.join("progress.json"), |file| file.write_all(&text))
     }
 
@@ -169,7 +199,12 @@ mod tests {
         {
             let mut work = Work::open(&output).unwrap();
             work.stay();
-            assert!(Work::open(&output).unwrap_err().to_string().contains("another run"));
+            assert!(
+                Work::open(&output)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("another run")
+            );
             let mut parts = Parts::open(&work, "k", names, report.clone()).unwrap();
             parts.append(0, b"one\n").unwrap();
             parts.append(1, b"nobody asked").unwrap();
