@@ -14,6 +14,7 @@ use crate::issue::{Issue, Severity};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked<C> {
     config: C,
+    module: Module,
     warnings: Vec<Issue>,
 }
 
@@ -24,6 +25,11 @@ impl<C> Checked<C> {
     /// What is worth a look, though nothing stops because of it.
     pub fn warnings(&self) -> &[Issue] {
         &self.warnings
+    }
+
+    /// The module that the settings were checked for.
+    pub fn module(&self) -> Module {
+        self.module
     }
 
     /// The settings; to use them again they are checked again.
@@ -168,11 +174,17 @@ impl Findings {
 
     /// The proof, or everything that is wrong.
     pub(super) fn finish<C>(self, config: C) -> Result<Checked<C>, Vec<Issue>> {
+        self.finish_for(Module::default(), config)
+    }
+
+    /// The same for a module.
+    fn finish_for<C>(self, module: Module, config: C) -> Result<Checked<C>, Vec<Issue>> {
         if self.0.iter().any(|issue| issue.severity == Severity::Error) {
             return Err(self.0);
         }
         Ok(Checked {
             config,
+            module,
             warnings: self.0,
         })
     }
@@ -216,14 +228,19 @@ impl FinetuneConfig {
         }
         findings.required(&self);
         self.check_model(&mut findings);
-        self.check_data(&mut findings);
+        self.check_data(module, &mut findings);
         self.check_optimizer(&mut findings);
-        self.check_loss(&mut findings);
-        self.check_steps(&mut findings);
-        self.check_evaluation(&mut findings);
+        if module.trains_reranker() {
+            self.check_reranker(&mut findings);
+            self.check_steps(&mut findings);
+        } else {
+            self.check_loss(&mut findings);
+            self.check_steps(&mut findings);
+            self.check_evaluation(&mut findings);
+        }
         self.check_machine(&mut findings);
         self.check_module(module, &mut findings);
-        findings.finish(self)
+        findings.finish_for(module, self)
     }
 
     fn check_model(&self, findings: &mut Findings) {
@@ -242,7 +259,7 @@ impl FinetuneConfig {
         }
     }
 
-    fn check_data(&self, findings: &mut Findings) {
+    fn check_data(&self, module: Module, findings: &mut Findings) {
         let data = &self.data;
         if data.train_data.len() > 1 && data.train_data.iter().any(|path| path.trim().is_empty()) {
             findings.error("config.invalid_value", "train_data", "one of the paths is empty");
@@ -267,16 +284,20 @@ impl FinetuneConfig {
             ratio,
             "a number from 0 to 1",
         );
-        let query = data.query_instruction_for_retrieval.as_deref();
-        let passage = data.passage_instruction_for_retrieval.as_deref();
+        let (query, passage) = (data.query_instruction(), data.passage_instruction());
         findings.format("query_instruction_format", &data.query_instruction_format, query);
         findings.format(
             "passage_instruction_format",
             &data.passage_instruction_format,
             passage,
         );
-        findings.instruction("query_instruction_for_retrieval", query);
-        findings.instruction("passage_instruction_for_retrieval", passage);
+        let purpose = if module.trains_reranker() {
+            "rerank"
+        } else {
+            "retrieval"
+        };
+        findings.instruction(&format!("query_instruction_for_{purpose}"), query);
+        findings.instruction(&format!("passage_instruction_for_{purpose}"), passage);
         if !data.same_dataset_within_batch {
             for (field, threshold) in [
                 ("small_threshold", data.small_threshold),
@@ -345,11 +366,11 @@ impl FinetuneConfig {
     }
 
     fn check_module(&self, module: Module, findings: &mut Findings) {
-        for field in Self::fields().iter().filter(|field| !module.takes(field.group)) {
+        for field in Self::fields().iter().filter(|field| !module.takes(field)) {
             if self.get(field.name).is_some_and(|value| value != field.default) {
                 let message = format!(
                     "`{module}` has no such setting; it belongs to {}",
-                    Module::EncoderOnlyM3
+                    Module::owners(field)
                 );
                 findings.error("config.unknown_flag", field.name, message);
             }

@@ -3,7 +3,7 @@
 use super::declare::arguments;
 
 arguments! {
-    /// The data arguments of FlagEmbedding's embedders (`AbsEmbedderDataArguments`), plus evaluation data.
+    /// The data arguments of FlagEmbedding (`AbsEmbedderDataArguments`, `AbsRerankerDataArguments`), plus evaluation data.
     pub struct DataArguments {
         ["data"]
         /// Training data: JSONL or JSON files, or folders of them.
@@ -46,5 +46,29 @@ arguments! {
         eval_dataset: Option<String> = None, ours;
         /// Which judgements of `eval_dataset` are used: the name of the file in qrels/.
         eval_split: String = "test".to_owned(), ours;
+
+        ["reranker_training"]
+        /// The instruction for queries. A line's own `query_prompt` replaces it.
+        query_instruction_for_rerank: Option<String> = None;
+        /// The instruction for passages. A line's own `passage_prompt` replaces it.
+        passage_instruction_for_rerank: Option<String> = None;
+        /// Longest prompt of a decoder. An encoder's pairs are cut at query_max_len + passage_max_len, so it changes nothing.
+        max_len: usize = 512;
+        /// What a decoder's prompt has between query and passage. An encoder has its own special tokens, so it changes nothing.
+        sep_token: String = "\n".to_owned();
+    }
+}
+
+impl DataArguments {
+    /// The instruction for queries, by the name that the module has for it.
+    pub(crate) fn query_instruction(&self) -> Option<&str> {
+        let given = self.query_instruction_for_rerank.as_deref();
+        given.or(self.query_instruction_for_retrieval.as_deref())
+    }
+
+    /// The instruction for passages, by the name that the module has for it.
+    pub(crate) fn passage_instruction(&self) -> Option<&str> {
+        let given = self.passage_instruction_for_rerank.as_deref();
+        given.or(self.passage_instruction_for_retrieval.as_deref())
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod check_embedding;
+mod check_reranker;
 pub(crate) mod check_scoring;
 mod check_steps;
 mod choices;
@@ -36,7 +37,7 @@ pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
-pub use schema::{flag_help, groups, json_schema};
+pub use schema::{flag_help, groups, json_schema, module_flag_help};
 pub use scoring::{ScoreArguments, ScoreConfig};
 pub use shell::{CommandLine, from_command_line, from_words, split_words};
 pub use training::TrainingArguments;

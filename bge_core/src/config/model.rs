@@ -3,7 +3,7 @@
 use super::declare::arguments;
 
 arguments! {
-    /// The model arguments of FlagEmbedding's embedders (`AbsEmbedderModelArguments`).
+    /// The model arguments of FlagEmbedding (`AbsEmbedderModelArguments`, `AbsRerankerModelArguments`).
     pub struct ModelArguments {
         ["model"]
         /// The model to start from: a folder, or a name on the Hugging Face hub.
@@ -20,5 +20,9 @@ arguments! {
         use_fast_tokenizer: bool = true;
         /// The access token for private models on the hub.
         token: Option<String> = None;
+
+        ["reranker_training"]
+        /// What kind of reranker it is: `encoder`, or `decoder`, which this version does not train.
+        model_type: String = "encoder".to_owned();
     }
 }

@@ -1,10 +1,34 @@
-//! The kinds of embedder that upstream trains, by the names of its Python modules.
+//! The kinds of model that upstream trains, by the names of its Python modules.
 
 use super::declare::choices;
+use super::field::FieldDoc;
 use crate::error::{Error, ErrorKind, Result};
 
+/// The package of all modules.
+pub(super) const UPSTREAM: &str = "FlagEmbedding.finetune.";
+const EMBEDDER: &str = "embedder.";
+
+/// The group of the settings that only rerankers have.
+const RERANKER_GROUP: &str = "reranker_training";
+
+/// Settings of other groups that only embedders have.
+const EMBEDDER_ONLY: &[&str] = &[
+    "query_instruction_for_retrieval",
+    "passage_instruction_for_retrieval",
+    "same_dataset_within_batch",
+    "small_threshold",
+    "drop_threshold",
+    "negatives_cross_device",
+    "temperature",
+    "sentence_pooling_method",
+    "normalize_embeddings",
+    "kd_loss_type",
+    "use_mrl",
+    "mrl_dims",
+];
+
 choices! {
-    /// A module of `FlagEmbedding.finetune.embedder`.
+    /// A module of `FlagEmbedding.finetune.embedder`, or of `FlagEmbedding.finetune` where it trains a reranker.
     pub enum Module {
         /// BERT, XLM-RoBERTa and other encoders.
         EncoderOnlyBase = "encoder_only.base",
@@ -14,6 +38,8 @@ choices! {
         DecoderOnlyBase = "decoder_only.base",
         /// Decoders with examples in the query.
         DecoderOnlyIcl = "decoder_only.icl",
+        /// Cross-encoders: BERT or XLM-RoBERTa over query and passage together.
+        RerankerEncoderOnlyBase = "reranker.encoder_only.base",
     }
 }
 
@@ -21,19 +47,50 @@ impl Module {
     /// Fails with `Unsupported` for a module that this version does not train.
     pub fn available(self) -> Result<Self> {
         match self {
-            Self::EncoderOnlyBase => Ok(self),
+            Self::EncoderOnlyBase | Self::RerankerEncoderOnlyBase => Ok(self),
             planned => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "`{planned}` is planned; this version trains `{}`",
-                    Self::EncoderOnlyBase
+                    "`{planned}` is planned; this version trains `{}` and `{}`",
+                    Self::EncoderOnlyBase,
+                    Self::RerankerEncoderOnlyBase
                 ),
             )),
         }
     }
 
-    /// Whether the module takes the settings of a group.
-    pub(crate) fn takes(self, group: &str) -> bool {
-        group != "m3" || self == Self::EncoderOnlyM3
+    /// The module that a command line names, with or without upstream's packages in front.
+    pub fn from_path(path: &str) -> Result<Self> {
+        let name = path.strip_prefix(UPSTREAM).unwrap_or(path);
+        name.strip_prefix(EMBEDDER).unwrap_or(name).parse()
+    }
+
+    /// Upstream's name of the module: what `python -m` takes.
+    pub(crate) fn path(self) -> String {
+        let package = if self.trains_reranker() { "" } else { EMBEDDER };
+        format!("{UPSTREAM}{package}{self}")
+    }
+
+    /// Whether it trains a cross-encoder rather than an embedder.
+    pub fn trains_reranker(self) -> bool {
+        self == Self::RerankerEncoderOnlyBase
+    }
+
+    /// Whether the module has a setting.
+    pub(crate) fn takes(self, field: &FieldDoc) -> bool {
+        match field.group {
+            "m3" => self == Self::EncoderOnlyM3,
+            RERANKER_GROUP => self.trains_reranker(),
+            _ => !(self.trains_reranker() && EMBEDDER_ONLY.contains(&field.name)),
+        }
+    }
+
+    /// Which modules have a setting that this one lacks.
+    pub(crate) fn owners(field: &FieldDoc) -> &'static str {
+        match field.group {
+            "m3" => Self::EncoderOnlyM3.as_str(),
+            RERANKER_GROUP => Self::RerankerEncoderOnlyBase.as_str(),
+            _ => "the embedders",
+        }
     }
 }

@@ -295,7 +295,7 @@ impl<A: Arguments> Loader<A> {
         };
         let field = A::field(name).or_else(|| A::field(A::alias(name)?));
         if let Some(field) = field {
-            return self.module.takes(field.group).then_some(Target::Field(field));
+            return self.module.takes(field).then_some(Target::Field(field));
         }
         A::foreign()
             .iter()
@@ -359,7 +359,7 @@ impl<A: Arguments> Loader<A> {
     }
 
     fn unknown(&mut self, name: &str, line: Option<u64>) {
-        let message = unknown::message::<A>(name, |group| self.module.takes(group));
+        let message = unknown::message::<A>(name, |field| self.module.takes(field));
         let name = unknown::short(name);
         self.report("config.unknown_flag", Severity::Error, Some(&name), line, message);
     }

@@ -82,10 +82,7 @@ impl FinetuneConfig {
                 "--nproc_per_node".to_owned(),
                 processes.to_string(),
             ],
-            vec![
-                "-m".to_owned(),
-                format!("FlagEmbedding.finetune.embedder.{module}"),
-            ],
+            vec!["-m".to_owned(), module.path()],
         ];
         words.extend(to_flags(&upstream, module));
         text + &lines(&words)
@@ -171,7 +168,7 @@ fn reset(config: &mut FinetuneConfig, field: &FieldDoc) {
 fn fields_of<A: Arguments>(group: &'static str, module: Module) -> impl Iterator<Item = &'static FieldDoc> {
     A::fields()
         .iter()
-        .filter(move |field| field.group == group && module.takes(field.group))
+        .filter(move |field| field.group == group && module.takes(field))
 }
 
 /// Writes TOML: every setting that has a value, in sections by group.
@@ -186,7 +183,10 @@ pub fn documented_toml<A: Arguments>(arguments: &A, module: Module) -> String {
 
 fn toml<A: Arguments>(arguments: &A, module: Module, documented: bool) -> String {
     let mut text = String::new();
-    for group in groups::<A>().into_iter().filter(|group| module.takes(group)) {
+    for group in groups::<A>() {
+        if fields_of::<A>(group, module).next().is_none() {
+            continue;
+        }
         if !text.is_empty() {
             text.push('\n');
         }
@@ -246,7 +246,7 @@ fn toml_value(value: &Value) -> Option<toml::Value> {
 pub fn to_json_text<A: Arguments>(arguments: &A, module: Module) -> String {
     let map: Map<String, Value> = A::fields()
         .iter()
-        .filter(|field| module.takes(field.group))
+        .filter(|field| module.takes(field))
         .map(|field| {
             (
                 field.name.to_owned(),
@@ -260,7 +260,7 @@ pub fn to_json_text<A: Arguments>(arguments: &A, module: Module) -> String {
 /// The flags of everything that is not a default, each with its values.
 pub fn to_flags<A: Arguments>(arguments: &A, module: Module) -> Vec<Vec<String>> {
     let mut flags = Vec::new();
-    for field in A::fields().iter().filter(|field| module.takes(field.group)) {
+    for field in A::fields().iter().filter(|field| module.takes(field)) {
         let value = arguments.get(field.name).unwrap_or_default();
         if value == field.default || value.is_null() {
             continue;

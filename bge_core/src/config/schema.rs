@@ -23,7 +23,7 @@ pub fn groups<A: Arguments>() -> Vec<&'static str> {
 
 /// The settings as JSON Schema (draft 2020-12): one flat object, with `x-group` and `x-ours` beside each setting.
 pub fn json_schema<A: Arguments>(title: &str, module: Module) -> Value {
-    let fields = || A::fields().iter().filter(|field| module.takes(field.group));
+    let fields = || A::fields().iter().filter(|field| module.takes(field));
     let properties: Map<String, Value> = fields()
         .map(|field| (field.name.to_owned(), property(field)))
         .collect();
@@ -81,8 +81,17 @@ fn property(field: &FieldDoc) -> Value {
 
 /// The flags of a group for people, with kinds and defaults.
 pub fn flag_help<A: Arguments>(group: &str) -> String {
+    help_of::<A>(|field| field.group == group)
+}
+
+/// The flags of a group that a module has; empty if it has none.
+pub fn module_flag_help<A: Arguments>(group: &str, module: Module) -> String {
+    help_of::<A>(|field| field.group == group && module.takes(field))
+}
+
+fn help_of<A: Arguments>(shown: impl Fn(&FieldDoc) -> bool) -> String {
     let mut text = String::new();
-    for field in A::fields().iter().filter(|field| field.group == group) {
+    for field in A::fields().iter().filter(|field| shown(field)) {
         let _ = writeln!(text, "  --{} {}", field.name, placeholder(field));
         let mut help = field.help.clone();
         if placeholder(field) == "WORD" {

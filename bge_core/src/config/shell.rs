@@ -1,14 +1,14 @@
 //! A pasted command line of upstream's: its words, its module and its flags.
 
 use super::FinetuneConfig;
-use super::module::Module;
+use super::module::{Module, UPSTREAM};
 use super::parse::{Loader, Parsed};
 use crate::issue::{Issue, Severity};
 
 /// What a pasted command line says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CommandLine {
-    /// Which kind of embedder it trains.
+    /// Which kind of model it trains.
     pub module: Module,
     /// How many processes its launcher starts, where it says a number.
     pub processes: Option<usize>,
@@ -18,9 +18,7 @@ pub struct CommandLine {
     pub config: Parsed<FinetuneConfig>,
 }
 
-const PREFIX: &str = "FlagEmbedding.finetune.embedder.";
-
-/// Reads `torchrun ... -m FlagEmbedding.finetune.embedder.MODULE --flags`, `python -m ...`,
+/// Reads `torchrun ... -m FlagEmbedding.finetune.embedder.MODULE --flags`, the same of a reranker, `python -m ...`,
 /// `bge finetune MODULE --flags` or flags alone, with quotes, comments and continued lines as a shell has them.
 ///
 /// Variables are not expanded: their values are unknown here, which is said as a warning.
@@ -49,14 +47,14 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
         let words = commands.concat();
         if !words.first().is_some_and(|word| word.starts_with("--")) {
             let message = format!(
-                "there is no training command; expected `torchrun ... -m {PREFIX}{} --flags`",
-                Module::default()
+                "there is no training command; expected `torchrun ... -m {} --flags`",
+                Module::default().path()
             );
             return problem("config.no_command", message);
         }
         (words, 0, Module::default().to_string())
     };
-    let module = match name.parse::<Module>() {
+    let module = match Module::from_path(&name) {
         Ok(module) => module,
         Err(error) => return problem("config.unknown_module", error.message().to_owned()),
     };
@@ -103,7 +101,7 @@ fn module_at(words: &[String]) -> Option<(usize, &str)> {
             .checked_sub(1)
             .and_then(|before| words.get(before))
             .map(String::as_str);
-        if let Some(name) = word.strip_prefix("-m").unwrap_or(word).strip_prefix(PREFIX) {
+        if let Some(name) = word.strip_prefix("-m").unwrap_or(word).strip_prefix(UPSTREAM) {
             return Some((at, name.strip_suffix(".__main__").unwrap_or(name)));
         }
         (before == Some("finetune") && !word.starts_with('-')).then_some((at, word.as_str()))

@@ -1,6 +1,6 @@
 //! What is said about a name that is not a setting: where it belongs, or which name was meant.
 
-use super::field::Arguments;
+use super::field::{Arguments, FieldDoc};
 use super::foreign::ELSEWHERE;
 use crate::error::{Error, ErrorKind};
 
@@ -51,8 +51,8 @@ pub(crate) fn error<A: Arguments>(name: &str) -> Error {
     Error::new(ErrorKind::UnknownFlag, message::<A>(name, |_| true)).with_field(short(name))
 }
 
-/// What is wrong with an unknown name; only groups that `takes` accepts are suggested.
-pub(crate) fn message<A: Arguments>(name: &str, takes: impl Fn(&str) -> bool) -> String {
+/// What is wrong with an unknown name; only settings that `takes` accepts are suggested.
+pub(crate) fn message<A: Arguments>(name: &str, takes: impl Fn(&FieldDoc) -> bool) -> String {
     if let Some((_, modules)) = ELSEWHERE.iter().find(|(names, _)| names.contains(&name)) {
         return format!("it is a setting of {modules}, not of the module that is trained here");
     }
@@ -79,7 +79,7 @@ pub(crate) fn short(name: &str) -> String {
 }
 
 /// The setting that was probably meant.
-fn nearest<A: Arguments>(name: &str, takes: impl Fn(&str) -> bool) -> Option<&'static str> {
+fn nearest<A: Arguments>(name: &str, takes: impl Fn(&FieldDoc) -> bool) -> Option<&'static str> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return None;
     }
@@ -87,7 +87,7 @@ fn nearest<A: Arguments>(name: &str, takes: impl Fn(&str) -> bool) -> Option<&'s
     let names = || {
         A::fields()
             .iter()
-            .filter(|field| takes(field.group))
+            .filter(|field| takes(field))
             .map(|field| field.name)
     };
     let synonym = SYNONYMS

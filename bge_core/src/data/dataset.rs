@@ -7,14 +7,14 @@ use std::time::SystemTime;
 use memchr::{memchr, memchr_iter, memmem};
 use memmap2::Mmap;
 
-use super::group::{DrawRules, TrainGroup, draw};
-use super::layout::{FileShape, Layout, lay_out};
+use super::group::{DrawRules, RERANKER_NEGATIVES, TrainGroup, draw};
+use super::layout::{FileShape, Layout, lay_out_for};
 use super::lines::{DEFAULT_LIMIT, Found, LineSplitter};
 use super::plan::{BatchPlan, PlanInput, RowId};
 use super::record::{RecordView, TrainingRecord};
 use super::source::{DataFile, find};
 use super::template::Instructions;
-use crate::config::{DataArguments, TrainingArguments};
+use crate::config::{DataArguments, Module, TrainingArguments};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
 use crate::random::{Draws, Stream, key, mix};
@@ -52,9 +52,14 @@ impl Dataset {
     /// One pass over the bytes; of the rows only the first of each file is parsed, and, where that has no negatives, the
     /// following ones up to the first that has.
     pub fn open(data: &DataArguments, training: &TrainingArguments) -> Result<Self> {
+        Self::open_for(Module::default(), data, training)
+    }
+
+    /// The same for a module.
+    pub fn open_for(module: Module, data: &DataArguments, training: &TrainingArguments) -> Result<Self> {
         let sources = find(&data.train_data)?;
         let seed = training.data_seed.unwrap_or(training.seed);
-        let instructions = Instructions::new(data)?;
+        let instructions = Instructions::for_module(module, data)?;
         let mut files = Vec::with_capacity(sources.files.len());
         let mut shapes = Vec::with_capacity(sources.files.len());
         for (ordinal, source) in sources.files.iter().enumerate() {
@@ -64,10 +69,10 @@ impl Dataset {
                 data.max_example_num_per_dataset,
                 key(seed, Stream::Subsample, ordinal as u64),
             );
-            shapes.push(file.shape(source, rows, needs_negatives(data))?);
+            shapes.push(file.shape(source, rows, needs_negatives(data), &instructions)?);
             files.push(file);
         }
-        let mut layout = lay_out(&shapes, data, training);
+        let mut layout = lay_out_for(module, &shapes, data, training);
         layout.notes.splice(0..0, sources.notes);
         if let Some(issue) = layout.notes.iter().find(|note| note.severity == Severity::Error) {
             return Err(error_of(issue));
@@ -327,7 +332,13 @@ impl IndexedFile {
         self.offsets.shrink_to_fit();
     }
 
-    fn shape(&self, source: &DataFile, rows: u64, look_for_negatives: bool) -> Result<FileShape> {
+    fn shape(
+        &self,
+        source: &DataFile,
+        rows: u64,
+        look_for_negatives: bool,
+        instructions: &Instructions,
+    ) -> Result<FileShape> {
         let mut shape = FileShape {
             name: source.path.display().to_string(),
             argument: source.argument,
@@ -348,11 +359,13 @@ impl IndexedFile {
         if first.neg.is_empty() && look_for_negatives {
             shape.no_negatives = true;
             if let Some(index) = self.first_with_negatives()? {
-                let message = format!(
-                    "the row has no negatives, but line {} has; mine negatives for all rows, split the file, or set \
-                     train_group_size 1 to use in-batch negatives only",
-                    self.line(index)
-                );
+                let way_out = if instructions.pairs() {
+                    RERANKER_NEGATIVES
+                } else {
+                    "mine negatives for all rows, split the file, or set train_group_size 1 to use in-batch negatives only"
+                };
+                let line = self.line(index);
+                let message = format!("the row has no negatives, but line {line} has; {way_out}");
                 let error = Error::new(ErrorKind::InvalidData, message).with_field("neg");
                 return Err(self.at(0, error));
             }

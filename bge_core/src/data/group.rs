@@ -41,6 +41,10 @@ pub struct DrawRules<'a> {
     pub epoch: u64,
 }
 
+/// What to do about a reranker's row without negatives.
+pub(super) const RERANKER_NEGATIVES: &str =
+    "a reranker has no in-batch negatives; mine some for it, or leave the row out";
+
 /// Draws the group of a row; an error has no path and line, the caller adds them.
 ///
 /// One positive is drawn. Of more negatives than needed a subset is drawn; of exactly as many all are taken in the order of
@@ -54,20 +58,24 @@ pub fn draw(record: &TrainingRecord<'_>, row: u64, rules: &DrawRules<'_>) -> Res
     let positive = random.below(record.pos.len());
     let needed = rules.group_size.saturating_sub(1);
     let negatives = draw_negatives(record.neg.len(), needed, &mut random).ok_or_else(|| {
-        Error::new(
-            ErrorKind::InvalidData,
-            format!(
-                "the row has no negatives, but {needed} are needed; mine negatives, or set train_group_size 1 to use in-batch negatives only"
-            ),
-        )
-        .with_field("neg")
+        let way_out = if rules.instructions.pairs() {
+            RERANKER_NEGATIVES
+        } else {
+            "mine negatives, or set train_group_size 1 to use in-batch negatives only"
+        };
+        let message = format!("the row has no negatives, but {needed} are needed; {way_out}");
+        Error::new(ErrorKind::InvalidData, message).with_field("neg")
     })?;
 
-    let prompt = record.prompt.as_deref();
+    let [query_prompt, passage_prompt] = rules.instructions.prompts([
+        record.prompt.as_deref(),
+        record.query_prompt.as_deref(),
+        record.passage_prompt.as_deref(),
+    ]);
     let passage = |text: &str| {
         rules
             .instructions
-            .passage(text, prompt, rules.passages_are_queries)
+            .passage(text, passage_prompt, rules.passages_are_queries)
     };
     let mut passages = Vec::with_capacity(needed + 1);
     let text = record.pos.get(positive).map(Cow::as_ref).unwrap_or_default();
@@ -89,7 +97,7 @@ pub fn draw(record: &TrainingRecord<'_>, row: u64, rules: &DrawRules<'_>) -> Res
         .transpose()?;
     Ok(TrainGroup {
         row,
-        query: rules.instructions.query(&record.query, prompt),
+        query: rules.instructions.query(&record.query, query_prompt),
         passages,
         teacher_scores,
     })

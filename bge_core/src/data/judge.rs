@@ -2,7 +2,8 @@
 
 use super::codes;
 use super::findings::{IssueGroup, IssueLog};
-use super::layout::{FileShape, lay_out};
+use super::group::RERANKER_NEGATIVES;
+use super::layout::{FileShape, lay_out_for};
 use super::plan::PlanInput;
 use super::report::{DatasetReport, FileReport, Outlook, OutlookDataset, Places, Verdict};
 use super::session::ValidationOptions;
@@ -67,12 +68,13 @@ impl DatasetReport {
     /// Lays the files out as the trainer would and counts its steps.
     fn look_ahead(&mut self, log: &mut IssueLog) {
         let ValidationOptions {
+            module,
             data,
             training,
             world_size,
             ..
         } = &self.options;
-        let layout = lay_out(&self.shapes(), data, training);
+        let layout = lay_out_for(*module, &self.shapes(), data, training);
         for note in layout.notes {
             // Said with lines and in full by the rules of the rows.
             let by_rows = [codes::SCORES_MISSING, codes::BATCH_SIZE, codes::GROUP_SIZE];
@@ -217,7 +219,11 @@ impl DatasetReport {
                 needed
             };
             if mixed && needs {
-                let message = "has no negatives, but other rows have; mine some, or set train_group_size 1 to use in-batch negatives only";
+                let message = if self.options.module.trains_reranker() {
+                    format!("has no negatives; {RERANKER_NEGATIVES}")
+                } else {
+                    "has no negatives, but other rows have; mine some, or set train_group_size 1 to use in-batch negatives only".into()
+                };
                 log_places(
                     log,
                     codes::NEG_EMPTY,
@@ -225,7 +231,7 @@ impl DatasetReport {
                     Some(&file.name),
                     Some("neg"),
                     without,
-                    message,
+                    &message,
                 );
             }
         }
@@ -233,6 +239,9 @@ impl DatasetReport {
 
     /// Positives that several rows share are negatives of each other inside a batch.
     fn judge_sharing(&mut self, log: &mut IssueLog) {
+        if self.options.module.trains_reranker() {
+            return; // a cross-encoder never meets the passages of other queries
+        }
         let data = &self.options.data;
         let batch = (self.options.training.per_device_train_batch_size * self.options.world_size) as f64;
         let pairs = |rows: f64| rows * (rows - 1.0);

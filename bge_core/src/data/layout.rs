@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::codes;
+use super::group::RERANKER_NEGATIVES;
 use super::task::{GroupSize, TaskType};
-use crate::config::{DataArguments, TrainingArguments};
+use crate::config::{DataArguments, Module, TrainingArguments};
 use crate::issue::{Issue, Severity};
 
 /// What has to be known of a file to lay it out; properties are those of its first row.
@@ -69,7 +70,18 @@ pub struct Layout {
 
 /// Forms datasets of files. Pure: the validator, the trainer and the browser get the same answer.
 pub fn lay_out(files: &[FileShape], data: &DataArguments, training: &TrainingArguments) -> Layout {
+    lay_out_for(Module::default(), files, data, training)
+}
+
+/// The same for a module: a reranker compares the passages of one query alone, so each of its files needs negatives.
+pub fn lay_out_for(
+    module: Module,
+    files: &[FileShape],
+    data: &DataArguments,
+    training: &TrainingArguments,
+) -> Layout {
     let mut work = Work {
+        reranker: module.trains_reranker(),
         files,
         data,
         training,
@@ -89,6 +101,7 @@ pub fn lay_out(files: &[FileShape], data: &DataArguments, training: &TrainingArg
 }
 
 struct Work<'a> {
+    reranker: bool,
     files: &'a [FileShape],
     data: &'a DataArguments,
     training: &'a TrainingArguments,
@@ -145,7 +158,7 @@ impl Work<'_> {
             .iter()
             .filter(|&&index| self.file(index).is_some_and(|file| file.no_negatives))
             .count();
-        if group > 1 && pairs == used.len() {
+        if group > 1 && pairs == used.len() && !self.reranker {
             self.layout.notes.push(Issue::new(
                 codes::NEG_EMPTY_EVERYWHERE,
                 Severity::Warning,
@@ -160,9 +173,13 @@ impl Work<'_> {
                 continue;
             };
             if group > 1 && file.no_negatives {
-                let message = format!(
-                    "has no negatives, but other files have and train_group_size is {group}; mine negatives for it, or set train_group_size 1 to use in-batch negatives only"
-                );
+                let message = if self.reranker {
+                    format!("no row has negatives: {RERANKER_NEGATIVES}")
+                } else {
+                    format!(
+                        "has no negatives, but other files have and train_group_size is {group}; mine negatives for it, or set train_group_size 1 to use in-batch negatives only"
+                    )
+                };
                 self.note(file, codes::NEG_EMPTY, Severity::Error, message);
             }
             if self.data.knowledge_distillation && !file.scored {
@@ -175,7 +192,7 @@ impl Work<'_> {
                     .notes
                     .push(issue.in_file(&file.name).at_line(file.first_line));
             }
-            if file.no_in_batch_neg {
+            if file.no_in_batch_neg && !self.reranker {
                 let message = "the marker no_in_batch_neg works only with same_dataset_within_batch; in-batch negatives are used";
                 self.note(file, codes::MARKER_IGNORED, Severity::Warning, message.into());
             }
@@ -192,7 +209,7 @@ impl Work<'_> {
             files: used,
             batch_size: self.training.per_device_train_batch_size,
             group: GroupSize::Fixed(group),
-            no_in_batch_neg: false,
+            no_in_batch_neg: self.reranker,
             task: TaskType::Normal,
             scored: self.data.knowledge_distillation,
         });

@@ -159,6 +159,8 @@ impl<'de> Visitor<'de> for ViewSeed {
                 "pos_scores" => read!(pos_scores, "pos_scores", ListSeed),
                 "neg_scores" => read!(neg_scores, "neg_scores", ListSeed),
                 "prompt" => read!(prompt, "prompt", ScalarSeed),
+                "query_prompt" => read!(query_prompt, "query_prompt", ScalarSeed),
+                "passage_prompt" => read!(passage_prompt, "passage_prompt", ScalarSeed),
                 "type" => read!(task_type, "type", ScalarSeed),
                 "category" => read!(category, "category", ScalarSeed),
                 "batch_size" => read!(batch_size, "batch_size", ScalarSeed),

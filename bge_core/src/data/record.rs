@@ -57,6 +57,10 @@ pub struct RecordView<'a> {
     pub neg_scores: SlotList<f64>,
     /// The row's own instruction.
     pub prompt: Slot<Cow<'a, str>>,
+    /// A reranker's own instruction for the row's query.
+    pub query_prompt: Slot<Cow<'a, str>>,
+    /// A reranker's own instruction for the row's passages.
+    pub passage_prompt: Slot<Cow<'a, str>>,
     /// The task type, key `type`.
     pub task_type: Slot<Cow<'a, str>>,
     /// The response text of in-context examples in clustering rows.
@@ -145,6 +149,8 @@ impl<'a> RecordView<'a> {
             pos_scores: scores("pos_scores", self.pos_scores)?,
             neg_scores: scores("neg_scores", self.neg_scores)?,
             prompt: text("prompt", self.prompt)?,
+            query_prompt: text("query_prompt", self.query_prompt)?,
+            passage_prompt: text("passage_prompt", self.passage_prompt)?,
             task_type: text("type", self.task_type)?,
             category: text("category", self.category)?,
             batch_size: count("batch_size", &self.batch_size)?,
@@ -168,6 +174,10 @@ pub struct TrainingRecord<'a> {
     pub neg_scores: Option<Vec<f32>>,
     /// The row's own instruction; replaces `query_instruction_for_retrieval`.
     pub prompt: Option<Cow<'a, str>>,
+    /// Replaces `query_instruction_for_rerank`; embedders do not read it.
+    pub query_prompt: Option<Cow<'a, str>>,
+    /// Replaces `passage_instruction_for_rerank`; embedders do not read it.
+    pub passage_prompt: Option<Cow<'a, str>>,
     /// The task type, key `type`.
     pub task_type: Option<Cow<'a, str>>,
     /// The response text of in-context examples in clustering rows.
@@ -203,6 +213,8 @@ impl<'a> TrainingRecord<'a> {
             pos_scores: self.pos_scores,
             neg_scores: self.neg_scores,
             prompt: self.prompt.map(own),
+            query_prompt: self.query_prompt.map(own),
+            passage_prompt: self.passage_prompt.map(own),
             task_type: self.task_type.map(own),
             category: self.category.map(own),
             batch_size: self.batch_size,

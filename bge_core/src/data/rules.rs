@@ -442,6 +442,8 @@ fn sizes_are_counts(row: &Row<'_>, mode: Mode, out: &mut Findings<'_>) {
 fn optional_texts_are_texts(row: &Row<'_>, _: Mode, out: &mut Findings<'_>) {
     for (field, slot) in [
         ("prompt", &row.view.prompt),
+        ("query_prompt", &row.view.query_prompt),
+        ("passage_prompt", &row.view.passage_prompt),
         ("type", &row.view.task_type),
         ("category", &row.view.category),
     ] {

@@ -10,13 +10,15 @@ use super::report::{DatasetReport, FileReport, LeakReport, Outlook, TextReport, 
 use super::rules::Mode;
 use super::tally::State;
 use super::template::Instructions;
-use crate::config::{DataArguments, TrainingArguments};
+use crate::config::{DataArguments, Module, TrainingArguments};
 use crate::error::Result;
 use crate::issue::Severity;
 
 /// Settings of a validation.
 #[derive(Clone, Debug)]
 pub struct ValidationOptions {
+    /// What will be trained on the data.
+    pub module: Module,
     /// The data settings that training will have.
     pub data: DataArguments,
     /// The training settings.
@@ -36,6 +38,7 @@ pub struct ValidationOptions {
 impl Default for ValidationOptions {
     fn default() -> Self {
         Self {
+            module: Module::default(),
             data: DataArguments::default(),
             training: TrainingArguments::default(),
             world_size: 1,
@@ -107,7 +110,7 @@ impl fmt::Debug for ValidationSession<'_> {
 impl<'t> ValidationSession<'t> {
     /// Starts; an instruction format that cannot be used is an error.
     pub fn new(options: ValidationOptions) -> Result<Self> {
-        let instructions = Instructions::new(&options.data)?;
+        let instructions = Instructions::for_module(options.module, &options.data)?;
         let most = options.max_fingerprints;
         let texts = |max_tokens| TextReport {
             max_tokens,

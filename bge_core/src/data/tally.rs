@@ -290,7 +290,10 @@ impl State<'_> {
             return;
         }
         let weight = 1_u64 << octave;
-        let prompt = view.prompt.given().map(AsRef::as_ref);
+        let [query_prompt, passage_prompt] = self.instructions.prompts(
+            [&view.prompt, &view.query_prompt, &view.passage_prompt]
+                .map(|slot| slot.given().map(AsRef::as_ref)),
+        );
         let task = view
             .task_type
             .given()
@@ -306,14 +309,20 @@ impl State<'_> {
             };
         };
         if let Some(text) = view.query.given() {
-            count(&mut self.query_texts, &self.instructions.query(text, prompt));
+            count(
+                &mut self.query_texts,
+                &self.instructions.query(text, query_prompt),
+            );
         }
         for (list, report) in [
             (&view.pos, &mut self.positive_texts),
             (&view.neg, &mut self.negative_texts),
         ] {
             for text in list.given().into_iter().flatten().filter_map(Slot::given) {
-                count(report, &self.instructions.passage(text, prompt, as_queries));
+                count(
+                    report,
+                    &self.instructions.passage(text, passage_prompt, as_queries),
+                );
             }
         }
     }

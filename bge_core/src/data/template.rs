@@ -1,6 +1,6 @@
 //! Instructions in front of texts: Python's positional `"{}{}"` formats, and which text gets which instruction.
 
-use crate::config::DataArguments;
+use crate::config::{DataArguments, Module};
 use crate::error::{Result, bail};
 
 /// A format with two positional places, the instruction (0) and the text (1).
@@ -109,22 +109,46 @@ pub struct Instructions {
     query_instruction: Option<String>,
     passage: Template,
     passage_instruction: Option<String>,
+    /// Whether they are a reranker's: a row has prompts for query and passages apart.
+    pairs: bool,
 }
 
 impl Instructions {
     /// The formats and instructions of the settings; a bad format is an error that names its flag.
     pub fn new(arguments: &DataArguments) -> Result<Self> {
+        Self::for_module(Module::default(), arguments)
+    }
+
+    /// The same for a module: the rows of a reranker have a `query_prompt` and a `passage_prompt`, those of an
+    /// embedder one `prompt`.
+    pub fn for_module(module: Module, arguments: &DataArguments) -> Result<Self> {
         let parse =
             |flag: &str, format: &str| Template::parse(format).map_err(|error| error.with_field(flag));
         Ok(Self {
             query: parse("query_instruction_format", &arguments.query_instruction_format)?,
-            query_instruction: arguments.query_instruction_for_retrieval.clone(),
+            query_instruction: arguments.query_instruction().map(str::to_owned),
             passage: parse(
                 "passage_instruction_format",
                 &arguments.passage_instruction_format,
             )?,
-            passage_instruction: arguments.passage_instruction_for_retrieval.clone(),
+            passage_instruction: arguments.passage_instruction().map(str::to_owned),
+            pairs: module.trains_reranker(),
         })
+    }
+
+    /// Whether query and passage are read together, by a reranker.
+    pub(super) fn pairs(&self) -> bool {
+        self.pairs
+    }
+
+    /// Which of a row's prompts are for its query and for its passages.
+    pub(super) fn prompts<'a>(&self, row: [Option<&'a str>; 3]) -> [Option<&'a str>; 2] {
+        let [prompt, query, passage] = row;
+        if self.pairs {
+            [query, passage]
+        } else {
+            [prompt, prompt]
+        }
     }
 
     /// A query with the row's prompt, else the instruction of the settings, else nothing at all around it.
@@ -136,11 +160,14 @@ impl Instructions {
     }
 
     /// A passage with the passage instruction, or, where `as_query` (symmetric tasks), formatted as a query.
+    ///
+    /// A row's prompt for passages replaces the instruction; only rerankers have one.
     pub fn passage(&self, text: &str, prompt: Option<&str>, as_query: bool) -> String {
         if as_query {
             return self.query(text, prompt);
         }
-        match &self.passage_instruction {
+        let own = prompt.filter(|_| self.pairs);
+        match own.or(self.passage_instruction.as_deref()) {
             Some(instruction) => self.passage.fill(instruction, text),
             None => text.to_owned(),
         }

@@ -10,6 +10,7 @@ mod info_nce;
 mod matryoshka;
 mod ops;
 mod others;
+mod ranking;
 pub mod scores;
 
 use candle_core::{DType, Tensor};
@@ -17,6 +18,7 @@ use candle_core::{DType, Tensor};
 use crate::config::{KdLossType, TrainingArguments};
 use crate::error::{Result, bail};
 use crate::issue::Issue;
+pub use ranking::{RankingLoss, ranking_loss};
 use scores::Scores;
 
 /// The settings of the loss.

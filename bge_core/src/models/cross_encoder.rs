@@ -104,6 +104,11 @@ impl CrossEncoder {
         Ok(Self { encoder, head })
     }
 
+    /// The encoder; its weights include those of the head.
+    pub fn encoder(&self) -> &Bert {
+        &self.encoder
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()
@@ -121,6 +126,9 @@ impl CrossEncoder {
 
     /// The score of each pair: the raw logit, before any sigmoid.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<f32>> {
+        if batch.texts() == 0 {
+            return Ok(Vec::new());
+        }
         Ok(self.forward(batch, Keep::Nothing, None)?.0)
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod weights;
 pub use batch::Batch;
 pub use bert::{Bert, BertRecord, Keep};
 pub use config::{EncoderConfig, Family};
+pub(crate) use cross_encoder::read_cross_encoder_weights;
 pub use cross_encoder::{CrossEncoder, CrossEncoderRecord};
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;

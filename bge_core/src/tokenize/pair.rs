@@ -11,6 +11,8 @@ use crate::error::{Result, bail};
 pub struct PairLimits {
     /// Longest query, without special tokens.
     pub query: usize,
+    /// Longest passage, without special tokens, before the pair is cut.
+    pub passage: usize,
     /// Longest pair with its special tokens; only the passage is cut to reach it.
     pub total: usize,
     /// Positions that the model has; no pair is longer.
@@ -26,7 +28,19 @@ impl PairLimits {
         let query = query_max_length.unwrap_or(total.saturating_mul(3) / 4);
         Self {
             query,
+            passage: total,
             total,
+            positions,
+        }
+    }
+
+    /// The limits that FlagEmbedding trains rerankers with (`AbsRerankerTrainDataset.create_one_example`): together
+    /// `query_max_len + passage_max_len` tokens, and each text may use some of the other's share.
+    pub fn training(query_max_len: usize, passage_max_len: usize, positions: usize) -> Self {
+        Self {
+            query: query_max_len.saturating_add(passage_max_len / 4),
+            passage: passage_max_len.saturating_add(query_max_len / 2),
+            total: query_max_len.saturating_add(passage_max_len).min(positions),
             positions,
         }
     }
@@ -101,7 +115,7 @@ impl PairFrame {
 impl Tokenizer {
     /// The ids of (query, passage) pairs with the special tokens and segments of the tokenizer's pair template, encoded in parallel.
     ///
-    /// The query is cut to `limits.query` tokens of its own and the passage to `limits.total`, both on the side that the
+    /// The query is cut to `limits.query` tokens of its own and the passage to `limits.passage`, both on the side that the
     /// tokenizer truncates. What was cut, or holds an unknown character, is spelled out and tokenized again, as FlagEmbedding 1.4.2 does
     /// with current transformers (`prepare_for_model_compat`): the tokens of a word that the cut went through may change by that.
     /// Then the passage loses what makes the pair longer than `limits.total`. A pair whose passage would lose all
@@ -126,7 +140,7 @@ impl Tokenizer {
             .par_iter()
             .map(|(query, passage)| {
                 let query = self.part(query.as_ref(), limits.query)?;
-                let passage = self.part(passage.as_ref(), limits.total)?;
+                let passage = self.part(passage.as_ref(), limits.passage)?;
                 let (query, passage) = self.fit(&query, &passage, special, limits);
                 Ok(if passage.is_empty() {
                     self.single(query)

@@ -44,31 +44,124 @@ impl TrainBatch {
         self.queries.total_tokens() + self.passages.total_tokens()
     }
 
-    /// All texts, queries first, in chunks of at most `texts` texts; a text keeps its number in the batch, so that
-    /// its dropout masks do not depend on the chunks.
+    /// All texts, queries first, in chunks of at most `texts` texts.
     pub(crate) fn chunks(&self, config: &EncoderConfig, texts: Option<usize>) -> Result<Vec<Batch>> {
         let all = self.queries.len() + self.passages.len();
-        let size = texts.unwrap_or(all).max(1);
-        (0..all)
-            .step_by(size)
-            .map(|start| {
-                let end = all.min(start + size);
-                let (mut ids, mut types, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-                for text in start..end {
-                    let (side, index) = match text.checked_sub(self.queries.len()) {
-                        None => (&self.queries, text),
-                        Some(index) => (&self.passages, index),
-                    };
-                    let range = side.range(index);
-                    ids.extend_from_slice(&side.ids[range.clone()]);
-                    match &side.type_ids {
-                        Some(all) => types.extend_from_slice(&all[range]),
-                        None => types.resize(ids.len(), 0),
-                    }
-                    offsets.push(ids.len() as u32);
-                }
-                Batch::new(config, &ids, &types, &offsets, start as u64..end as u64)
-            })
-            .collect()
+        chunks(config, all, texts.unwrap_or(all), |text| {
+            match text.checked_sub(self.queries.len()) {
+                None => (&self.queries, text),
+                Some(index) => (&self.passages, index),
+            }
+        })
     }
+}
+
+/// Tokenized pairs of a query and a passage, in groups of one query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairBatch {
+    /// The pairs; `i * group_size + j` belongs to query `i`, and `j = 0` is its positive.
+    pub pairs: TokenBatch,
+    /// Passages per query.
+    pub group_size: usize,
+    /// Raw teacher scores in the order of the pairs.
+    pub teacher_scores: Option<Vec<f32>>,
+}
+
+impl PairBatch {
+    /// The number of queries. Refuses a batch whose counts do not fit.
+    pub fn queries(&self) -> Result<usize> {
+        let (pairs, group) = (self.pairs.len(), self.group_size);
+        if pairs == 0 || group == 0 || !pairs.is_multiple_of(group) {
+            bail!(
+                InvalidArgument,
+                "{pairs} pairs cannot be cut into groups of {group}"
+            );
+        }
+        if let Some(scores) = &self.teacher_scores
+            && scores.len() != pairs
+        {
+            bail!(
+                InvalidArgument,
+                "{} teacher scores do not fit {pairs} pairs",
+                scores.len()
+            );
+        }
+        Ok(pairs / group)
+    }
+
+    /// The pairs in chunks of whole groups: as many as `pairs` holds, and at least one.
+    pub(crate) fn chunks(&self, config: &EncoderConfig, pairs: Option<usize>) -> Result<Vec<Batch>> {
+        let all = self.pairs.len();
+        let groups = pairs.map_or(all, |pairs| {
+            (pairs / self.group_size.max(1)).max(1) * self.group_size
+        });
+        chunks(config, all, groups, |pair| (&self.pairs, pair))
+    }
+}
+
+/// One micro-batch: of texts for an embedder, of pairs for a reranker.
+#[derive(Clone, Copy, Debug)]
+pub enum MicroBatch<'a> {
+    /// Queries and passages apart.
+    Texts(&'a TrainBatch),
+    /// Queries and passages together.
+    Pairs(&'a PairBatch),
+}
+
+impl MicroBatch<'_> {
+    /// Real tokens, as there is no padding.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Texts(batch) => batch.tokens(),
+            Self::Pairs(batch) => batch.pairs.total_tokens(),
+        }
+    }
+}
+
+impl<'a> From<&'a TrainBatch> for MicroBatch<'a> {
+    fn from(batch: &'a TrainBatch) -> Self {
+        Self::Texts(batch)
+    }
+}
+
+impl<'a> From<&'a PairBatch> for MicroBatch<'a> {
+    fn from(batch: &'a PairBatch) -> Self {
+        Self::Pairs(batch)
+    }
+}
+
+/// The micro-batches of one step.
+#[derive(Clone, Debug)]
+pub(crate) enum Batches {
+    Texts(Vec<TrainBatch>),
+    Pairs(Vec<PairBatch>),
+}
+
+/// `all` texts in chunks of at most `size`; `find` says where a text is. A text keeps its number in the batch, so that
+/// its dropout masks do not depend on the chunks.
+fn chunks<'a>(
+    config: &EncoderConfig,
+    all: usize,
+    size: usize,
+    find: impl Fn(usize) -> (&'a TokenBatch, usize),
+) -> Result<Vec<Batch>> {
+    let size = size.max(1);
+    (0..all)
+        .step_by(size)
+        .map(|start| {
+            let end = all.min(start + size);
+            let (mut ids, mut types, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+            for text in start..end {
+                let (side, index) = find(text);
+                let range = side.range(index);
+                ids.extend_from_slice(&side.ids[range.clone()]);
+                match &side.type_ids {
+                    Some(all) => types.extend_from_slice(&all[range]),
+                    None => types.resize(ids.len(), 0),
+                }
+                offsets.push(ids.len() as u32);
+            }
+            Batch::new(config, &ids, &types, &offsets, start as u64..end as u64)
+        })
+        .collect()
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::objective::Card;
 use super::state::TrainerState;
 use super::step::Stepper;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{self, NewFolder};
 use crate::models::weights::{read_file, write_file};
-use crate::models::{SentenceSettings, save_model};
 use crate::nn::{read, update};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -18,7 +18,7 @@ const SETTINGS: &str = "config.toml";
 #[derive(Clone, Debug)]
 pub(crate) struct SaveContext {
     pub(crate) output_dir: PathBuf,
-    pub(crate) sentence: SentenceSettings,
+    pub(crate) card: Card,
     pub(crate) tokenizer_files: Vec<PathBuf>,
     /// The run's settings as TOML.
     pub(crate) settings: String,
@@ -62,8 +62,9 @@ impl SaveContext {
     }
 
     fn save_model(&self, folder: &Path, stepper: &Stepper) -> Result<()> {
-        let tokenizer_files = self.tokenizer_files.iter().map(PathBuf::as_path);
-        save_model(folder, stepper.model(), &self.sentence, tokenizer_files)?;
+        stepper
+            .objective()
+            .save(folder, &self.card, &self.tokenizer_files)?;
         files::write_whole(&folder.join(SETTINGS), |file| {
             std::io::Write::write_all(file, self.settings.as_bytes())
         })
@@ -72,9 +73,8 @@ impl SaveContext {
 
 /// Puts a checkpoint's weights, and optimizer state if asked for, into a stepper of the same model.
 pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerState>) -> Result<()> {
-    let mut weights = crate::models::read_weights(folder)?;
-    let model = stepper.model();
-    for (name, value, _) in model.params().iter() {
+    let mut weights = stepper.objective().read(folder)?;
+    for (name, value, _) in stepper.objective().params().iter() {
         let saved = weights
             .remove(name)
             .filter(|saved| saved.dims() == value.dims())

@@ -2,18 +2,26 @@
 
 use rayon::prelude::*;
 
-use super::batch::TrainBatch;
+use super::batch::{Batches, PairBatch, TrainBatch};
 use crate::data::{BatchPlan, Dataset, EpochPlan, TrainGroup};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::tokenize::Tokenizer;
+use crate::tokenize::{PairLimits, Tokenizer};
+
+/// How the texts of a group are tokenized.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reading {
+    /// Each for itself, cut to these lengths of queries and passages.
+    Texts([usize; 2]),
+    /// The query with each passage.
+    Pairs(PairLimits),
+}
 
 /// Reads, draws and tokenizes what a step needs.
 #[derive(Debug)]
 pub(crate) struct Feed {
     dataset: Dataset,
     tokenizer: Tokenizer,
-    query_max_len: usize,
-    passage_max_len: usize,
+    reading: Reading,
     accumulation: usize,
     group_size: usize,
     batches_per_epoch: usize,
@@ -25,7 +33,7 @@ impl Feed {
     pub(crate) fn new(
         dataset: Dataset,
         tokenizer: Tokenizer,
-        [query_max_len, passage_max_len]: [usize; 2],
+        reading: Reading,
         accumulation: usize,
         group_size: usize,
     ) -> Result<Self> {
@@ -40,8 +48,7 @@ impl Feed {
         Ok(Self {
             dataset,
             tokenizer,
-            query_max_len,
-            passage_max_len,
+            reading,
             accumulation: accumulation.max(1),
             group_size,
             batches_per_epoch,
@@ -92,7 +99,7 @@ impl Feed {
     }
 
     /// The micro-batches of the update that follows `steps` finished ones, and their rows.
-    pub(crate) fn update(&mut self, steps: usize) -> Result<(Vec<TrainBatch>, Vec<u64>)> {
+    pub(crate) fn update(&mut self, steps: usize) -> Result<(Batches, Vec<u64>)> {
         let epoch = steps / self.updates_per_epoch();
         let first = (steps % self.updates_per_epoch()) * self.accumulation;
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
@@ -106,7 +113,7 @@ impl Feed {
             bail!(Internal, "an epoch has no order");
         };
         let plans = &order[first..order.len().min(first + self.accumulation)];
-        let mut batches = Vec::with_capacity(plans.len());
+        let mut drawn = Vec::with_capacity(plans.len());
         let mut rows = Vec::new();
         let dataset = &self.dataset;
         for plan in plans {
@@ -116,27 +123,56 @@ impl Feed {
                 .par_iter()
                 .map(|&row| dataset.group(row, &rules))
                 .collect::<Result<_>>()?;
-            batches.push(self.collate(&groups, plan.no_in_batch_neg)?);
+            drawn.push((groups, plan.no_in_batch_neg));
             rows.extend(plan.rows.iter().copied());
         }
+        let drawn = drawn.iter();
+        let batches = match self.reading {
+            Reading::Texts(lengths) => Batches::Texts(
+                drawn
+                    .map(|(groups, alone)| self.texts(groups, *alone, lengths))
+                    .collect::<Result<_>>()?,
+            ),
+            Reading::Pairs(limits) => Batches::Pairs(
+                drawn
+                    .map(|(groups, _)| self.pairs(groups, limits))
+                    .collect::<Result<_>>()?,
+            ),
+        };
         Ok((batches, rows))
     }
 
-    fn collate(&self, groups: &[TrainGroup], no_in_batch_neg: bool) -> Result<TrainBatch> {
+    fn pairs(&self, groups: &[TrainGroup], limits: PairLimits) -> Result<PairBatch> {
+        let pairs: Vec<(&str, &str)> = groups
+            .iter()
+            .flat_map(|group| {
+                let passages = group.passages.iter();
+                passages.map(|passage| (group.query.as_str(), passage.as_str()))
+            })
+            .collect();
+        Ok(PairBatch {
+            group_size: groups.first().map_or(0, |group| group.passages.len()),
+            pairs: self.tokenizer.encode_pairs(&pairs, limits)?,
+            teacher_scores: teacher_scores(groups),
+        })
+    }
+
+    fn texts(
+        &self,
+        groups: &[TrainGroup],
+        no_in_batch_neg: bool,
+        [query_max_len, passage_max_len]: [usize; 2],
+    ) -> Result<TrainBatch> {
         let queries: Vec<&str> = groups.iter().map(|group| group.query.as_str()).collect();
         let passages: Vec<&str> = groups
             .iter()
             .flat_map(|group| group.passages.iter().map(String::as_str))
             .collect();
-        let scores: Option<Vec<&[f32]>> = groups
-            .iter()
-            .map(|group| group.teacher_scores.as_deref())
-            .collect();
         Ok(TrainBatch {
-            queries: self.tokenizer.encode_batch(&queries, self.query_max_len)?,
-            passages: self.tokenizer.encode_batch(&passages, self.passage_max_len)?,
+            queries: self.tokenizer.encode_batch(&queries, query_max_len)?,
+            passages: self.tokenizer.encode_batch(&passages, passage_max_len)?,
             no_in_batch_neg,
-            teacher_scores: scores.map(|scores| scores.concat()),
+            teacher_scores: teacher_scores(groups),
         })
     }
 
@@ -160,4 +196,13 @@ impl Feed {
         );
         Error::new(ErrorKind::NotFinite, message)
     }
+}
+
+/// The scores of all groups, where all have them.
+fn teacher_scores(groups: &[TrainGroup]) -> Option<Vec<f32>> {
+    let scores: Option<Vec<&[f32]>> = groups
+        .iter()
+        .map(|group| group.teacher_scores.as_deref())
+        .collect();
+    scores.map(|scores| scores.concat())
 }

@@ -1,11 +1,12 @@
-//! Training: from checked settings to a folder that `from_finetuned` opens.
+//! Training: from checked settings to a folder that `from_finetuned`, or `CrossEncoder::open`, opens.
 //!
 //! One optimizer step, with the events that callbacks see:
 //!
 //! ```text
 //! for each micro-batch:
-//!     embed queries and passages        all at once, or by sub-batches (GradCache)
-//!     loss, its gradient on the vectors, and back through the encoder
+//!     embedder: embed the texts         all at once, or by sub-batches (GradCache)
+//!     reranker: score the pairs         all at once, or by sub-batches of whole groups
+//!     loss, its gradient on vectors or scores, and back through the encoder
 //! loss and gradient finite?             no: stop with the step and the lines, nothing is written
 //! clip by the global norm
 //! AdamW with the schedule's rate
@@ -18,12 +19,14 @@ mod checkpoint;
 mod embed;
 mod evaluator;
 mod feed;
+mod objective;
 mod policy;
+mod rank;
 mod state;
 mod step;
 mod trainer;
 
-pub use batch::TrainBatch;
+pub use batch::{MicroBatch, PairBatch, TrainBatch};
 pub use callback::{Callback, Control, Stopper, TrainEvent};
 pub use state::{CallbackStates, OwnState, SinceLog, TrainerState};
 pub use step::{StepReport, Stepper};

@@ -1,11 +1,10 @@
 //! One optimizer step, in this order and nowhere else: micro-batches, finite check, clip, update, schedule.
 
-use super::batch::TrainBatch;
-use super::embed::Embedding;
+use super::batch::MicroBatch;
+use super::objective::Objective;
 use crate::config::TrainingArguments;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loss::LossConfig;
-use crate::models::{Bert, Keep};
+use crate::models::{Bert, CrossEncoder};
 use crate::nn::{Gradients, read, update};
 use crate::optim::{AdamW, AdamWConfig, Parameter, Schedule, clip_factor, decays, global_norm, warmup_steps};
 use crate::random::{self, Stream};
@@ -15,13 +14,12 @@ use crate::random::{self, Stream};
 /// The trainer drives it; tests and other loops may do so too.
 #[derive(Debug)]
 pub struct Stepper {
-    model: Bert,
+    objective: Objective,
     gradients: Gradients,
     optimizer: AdamW,
     /// Ids of the trained weights in the order of the optimizer's parameters.
     trained: Vec<usize>,
     schedule: Schedule,
-    embedding: Embedding,
     max_grad_norm: f64,
     seed: u64,
     steps: usize,
@@ -43,14 +41,23 @@ pub struct StepReport {
 }
 
 impl Stepper {
-    /// Prepares `total_steps` optimizer steps of a model.
-    pub fn new(mut model: Bert, arguments: &TrainingArguments, total_steps: usize) -> Result<Self> {
+    /// Prepares `total_steps` optimizer steps of an embedder.
+    pub fn new(model: Bert, arguments: &TrainingArguments, total_steps: usize) -> Result<Self> {
+        Self::over(Objective::embedder(model, arguments), arguments, total_steps)
+    }
+
+    /// Prepares `total_steps` optimizer steps of a reranker.
+    pub fn reranker(model: CrossEncoder, arguments: &TrainingArguments, total_steps: usize) -> Result<Self> {
+        Self::over(Objective::reranker(model, arguments), arguments, total_steps)
+    }
+
+    fn over(mut objective: Objective, arguments: &TrainingArguments, total_steps: usize) -> Result<Self> {
         if arguments.fix_position_embedding {
-            model.freeze(|name| name.contains("position_embeddings"));
+            objective.freeze(|name| name.contains("position_embeddings"));
         }
         let mut parameters = Vec::new();
         let mut trained = Vec::new();
-        for (id, (name, value, trainable)) in model.params().iter().enumerate() {
+        for (id, (name, value, trainable)) in objective.params().iter().enumerate() {
             if trainable {
                 trained.push(id);
                 let (name, len, decay) = (name.to_owned(), value.elem_count(), decays(name));
@@ -65,7 +72,7 @@ impl Stepper {
         };
         let warmup = warmup_steps(arguments.warmup_steps, arguments.warmup_ratio, total_steps)?;
         Ok(Self {
-            gradients: Gradients::new(model.params()),
+            gradients: Gradients::new(objective.params()),
             optimizer: AdamW::new(config, &parameters)?,
             trained,
             schedule: Schedule::new(
@@ -75,26 +82,26 @@ impl Stepper {
                 warmup,
                 total_steps,
             )?,
-            embedding: Embedding {
-                pooling: arguments.sentence_pooling_method,
-                loss: LossConfig::from(arguments),
-                sub_batch_size: arguments.sub_batch_size,
-                keep: if arguments.gradient_checkpointing {
-                    Keep::Inputs
-                } else {
-                    Keep::All
-                },
-            },
             max_grad_norm: arguments.max_grad_norm,
             seed: arguments.seed,
             steps: 0,
-            model,
+            objective,
         })
     }
 
-    /// The model in its present state.
+    /// The encoder in its present state; its weights include those of a reranker's head.
     pub fn model(&self) -> &Bert {
-        &self.model
+        self.objective.encoder()
+    }
+
+    /// The gradients of the last step, before clipping; by the ids of the model's weights.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
+    /// What is trained.
+    pub(crate) fn objective(&self) -> &Objective {
+        &self.objective
     }
 
     /// Finished optimizer steps.
@@ -116,22 +123,26 @@ impl Stepper {
     /// Runs the micro-batches of one step and updates the weights.
     ///
     /// A loss or gradient that is not finite is an error and leaves weights and optimizer as they were.
-    pub fn step(&mut self, batches: &[TrainBatch]) -> Result<StepReport> {
+    pub fn step<'a, B>(&mut self, batches: &'a [B]) -> Result<StepReport>
+    where
+        &'a B: Into<MicroBatch<'a>>,
+    {
+        let batches: Vec<MicroBatch<'a>> = batches.iter().map(Into::into).collect();
         let share = 1.0 / batches.len().max(1) as f64;
         let mut report = StepReport {
             loss: 0.0,
             accuracy: 0.0,
             grad_norm: 0.0,
             learning_rate: self.schedule.lr(self.steps),
-            tokens: batches.iter().map(TrainBatch::tokens).sum(),
+            tokens: batches.iter().map(MicroBatch::tokens).sum(),
         };
         self.gradients.clear();
-        for (index, batch) in batches.iter().enumerate() {
+        for (index, batch) in batches.into_iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
-            let measured =
-                self.embedding
-                    .accumulate(&self.model, batch, share, Some(dropout), &mut self.gradients)?;
+            let measured = self
+                .objective
+                .accumulate(batch, share, Some(dropout), &mut self.gradients)?;
             if !measured.loss.is_finite() {
                 return Err(self.not_finite("loss", measured.loss));
             }
@@ -158,7 +169,7 @@ impl Stepper {
 
     fn apply(&mut self, lr: f64, scale: f32) -> Result<()> {
         let values: Vec<_> = self
-            .model
+            .objective
             .params()
             .iter()
             .map(|(_, value, _)| value.clone())
@@ -177,8 +188,9 @@ impl Stepper {
     fn not_finite(&self, what: &str, value: f64) -> Error {
         let message = format!(
             "the {what} of step {} is {value}; nothing was updated or written. Lower --learning_rate or raise --warmup_ratio, \
-             and check --temperature and the data",
-            self.steps + 1
+             and check {}",
+            self.steps + 1,
+            self.objective.suspects()
         );
         Error::new(ErrorKind::NotFinite, message)
     }

@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use super::batch::Batches;
 use super::callback::{Callback, Control, Stopper, TrainEvent};
 use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
-use super::feed::Feed;
+use super::feed::{Feed, Reading};
+use super::objective::Card;
 use super::policy::Policy;
 use super::state::{OwnState, TrainerState};
 use super::step::{StepReport, Stepper};
-use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
+use crate::config::{CheckedConfig, SaveStrategy, to_toml};
 use crate::data::Dataset;
 use crate::data::preflight::validate_files;
 use crate::data::session::ValidationOptions;
@@ -21,8 +23,8 @@ use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
 use crate::issue::{Issue, Severity};
 use crate::loss::LossConfig;
-use crate::models::{Bert, ModelFolder, SentenceSettings, hub, read_weights};
-use crate::tokenize::Tokenizer;
+use crate::models::{Bert, CrossEncoder, ModelFolder, SentenceSettings, hub, read_weights};
+use crate::tokenize::{PairLimits, Tokenizer};
 
 /// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
 #[derive(Debug)]
@@ -81,52 +83,58 @@ impl Trainer {
             Some(name) => Tokenizer::open(name)?,
             None => Tokenizer::open(&folder.path)?,
         };
-        let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?)
-            .map_err(|error| error.with_path(&folder.path))?;
-        check_vocabulary(&tokenizer, &model, &folder.path)?;
-        notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
+        let model = if config.module().trains_reranker() {
+            let (model, note) = CrossEncoder::open_for_training(&folder, training.seed)?;
+            notes.extend(note);
+            Opened::Reranker(model)
+        } else {
+            let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?)
+                .map_err(|error| error.with_path(&folder.path))?;
+            notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
+            Opened::Embedder(model)
+        };
+        check_vocabulary(&tokenizer, model.encoder(), &folder.path)?;
 
         if data_args.validate_data {
             notes.extend(preflight(&config)?);
         }
-        let dataset = Dataset::open(data_args, training)?;
+        let dataset = Dataset::open_for(config.module(), data_args, training)?;
         if !data_args.validate_data {
             notes.extend(dataset.notes().iter().cloned());
             notes.extend(dataset.plan_input(1, 0).notes());
         }
-        let limit = folder.config.max_tokens();
-        let mut lengths = [data_args.query_max_len, data_args.passage_max_len];
-        for (name, length) in ["query_max_len", "passage_max_len"].into_iter().zip(&mut lengths) {
-            if *length > limit {
-                let message = format!(
-                    "{length} is more than the model has positions for; texts are cut at {limit} tokens"
-                );
-                notes.push(Issue::new("config.length_clamped", Severity::Warning, message).on_field(name));
-                *length = limit;
-            }
-        }
+        let reading = reading(&config, folder.config.max_tokens(), &mut notes);
         let feed = Feed::new(
             dataset,
             tokenizer.clone(),
-            lengths,
+            reading,
             training.gradient_accumulation_steps,
             data_args.train_group_size,
         )?;
         let policy = Policy::new(training, feed.updates_per_epoch())?;
-        let stepper = Stepper::new(model, training, policy.max_steps)?;
-        let evaluator = match &data_args.eval_dataset {
-            Some(path) => Some(Evaluator::open(
+        let evaluator = match (&data_args.eval_dataset, reading) {
+            (Some(path), Reading::Texts(lengths)) => Some(Evaluator::open(
                 Path::new(path),
                 data_args,
                 training,
                 &tokenizer,
                 lengths,
             )?),
-            None => None,
+            _ => None,
+        };
+        let (stepper, card) = match model {
+            Opened::Embedder(model) => (
+                Stepper::new(model, training, policy.max_steps)?,
+                Card::Embedder(sentence_settings(&config, &folder)?),
+            ),
+            Opened::Reranker(model) => (
+                Stepper::reranker(model, training, policy.max_steps)?,
+                Card::Reranker,
+            ),
         };
         let save = SaveContext {
             output_dir,
-            sentence: sentence_settings(&config, &folder)?,
+            card,
             tokenizer_files: tokenizer.files().to_vec(),
             settings: settings_text(&config),
         };
@@ -250,7 +258,11 @@ impl Trainer {
 
     fn step(&mut self) -> Result<StepReport> {
         let (batches, rows) = self.feed.update(self.state.global_step)?;
-        let report = self.stepper.step(&batches).map_err(|error| {
+        let report = match &batches {
+            Batches::Texts(batches) => self.stepper.step(batches),
+            Batches::Pairs(batches) => self.stepper.step(batches),
+        };
+        let report = report.map_err(|error| {
             if error.kind() == ErrorKind::NotFinite {
                 self.feed.name_rows(&error, &rows)
             } else {
@@ -370,6 +382,50 @@ impl Trainer {
     }
 }
 
+/// How texts are cut; says where the model has no positions for what was asked.
+fn reading(config: &CheckedConfig, limit: usize, notes: &mut Vec<Issue>) -> Reading {
+    let data = &config.data;
+    let mut clamped = |field: &str, message: String| {
+        notes.push(Issue::new("config.length_clamped", Severity::Warning, message).on_field(field));
+    };
+    if config.module().trains_reranker() {
+        let limits = PairLimits::training(data.query_max_len, data.passage_max_len, limit);
+        let asked = data.query_max_len.saturating_add(data.passage_max_len);
+        if asked > limits.total {
+            let message = format!(
+                "with query_max_len a pair may have {asked} tokens, more than the model has positions for; pairs are cut at {limit} tokens"
+            );
+            clamped("passage_max_len", message);
+        }
+        return Reading::Pairs(limits);
+    }
+    let mut lengths = [data.query_max_len, data.passage_max_len];
+    for (name, length) in ["query_max_len", "passage_max_len"].into_iter().zip(&mut lengths) {
+        if *length > limit {
+            let message =
+                format!("{length} is more than the model has positions for; texts are cut at {limit} tokens");
+            clamped(name, message);
+            *length = limit;
+        }
+    }
+    Reading::Texts(lengths)
+}
+
+/// A model that was read and not yet prepared.
+enum Opened {
+    Embedder(Bert),
+    Reranker(CrossEncoder),
+}
+
+impl Opened {
+    fn encoder(&self) -> &Bert {
+        match self {
+            Self::Embedder(model) => model,
+            Self::Reranker(model) => model.encoder(),
+        }
+    }
+}
+
 /// Tells every callback; true if one of them says stop.
 fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
     let mut stop = false;
@@ -382,6 +438,7 @@ fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
 /// The checks of `bge validate`: its warnings, or one error that counts its errors and shows the first ones.
 fn preflight(config: &CheckedConfig) -> Result<Vec<Issue>> {
     let options = ValidationOptions {
+        module: config.module(),
         data: config.data.clone(),
         training: config.training.clone(),
         ..ValidationOptions::default()
@@ -467,7 +524,8 @@ fn sentence_settings(config: &CheckedConfig, folder: &ModelFolder) -> Result<Sen
 
 /// The settings as they go into the folder: everything but the access token.
 fn settings_text(config: &CheckedConfig) -> String {
+    let module = config.module();
     let mut config = (**config).clone();
     config.model.token = None;
-    to_toml(&config, Module::EncoderOnlyBase)
+    to_toml(&config, module)
 }

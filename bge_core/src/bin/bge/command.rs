@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bge_core::config::{
-    Arguments, Loader, Module, config_error, flag_help, groups, split_config_flag, take_switch,
+    Arguments, Loader, Module, config_error, groups, module_flag_help, split_config_flag, take_switch,
 };
 use bge_core::{Error, ErrorKind, Issue, Severity, files};
 
@@ -82,11 +82,9 @@ pub(crate) fn settings<A: Arguments + Default>(
             "{usage}\n  --config FILE\n          Settings from a TOML or JSON file; flags win over it.\n  --json\n          The result as one JSON object on standard output.\n"
         );
         for group in groups::<A>() {
-            if group != "m3" {
-                text.push('\n');
-                text.push_str(group);
-                text.push_str(":\n");
-                text.push_str(&flag_help::<A>(group));
+            let help = module_flag_help::<A>(group, module);
+            if !help.is_empty() {
+                text.push_str(&format!("\n{group}:\n{help}"));
             }
         }
         return Err(Failure::Code(print(&text)));

@@ -1,4 +1,4 @@
-//! `bge finetune MODULE`: trains an embedder.
+//! `bge finetune MODULE`: trains an embedder or a reranker.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::command::{Failure, Outcome, print, refused, say, settings};
 use crate::progress::TrainProgress;
 
-const USAGE: &str = "usage: bge finetune encoder_only.base --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n";
+const USAGE: &str = "usage: bge finetune encoder_only.base|reranker.encoder_only.base --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n";
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
@@ -22,12 +22,11 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let (module, rest) = if module == "--help" || module == "-h" {
         (Module::EncoderOnlyBase, args)
     } else {
-        let name = module
-            .rsplit_once("embedder.")
-            .map_or(module.as_str(), |(_, name)| name);
-        let module: Module = name.parse().map_err(|_| {
+        let module = Module::from_path(module).map_err(|_| {
             usage(format!(
-                "{module:?} is not a module; this version trains encoder_only.base"
+                "{module:?} is not a module; this version trains {} and {}",
+                Module::EncoderOnlyBase,
+                Module::RerankerEncoderOnlyBase
             ))
         })?;
         (

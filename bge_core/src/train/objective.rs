@@ -1,0 +1,135 @@
+//! What is trained: the model, and how a micro-batch becomes its gradient.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+
+use super::batch::MicroBatch;
+use super::embed::{Embedding, Measured};
+use super::rank::Ranking;
+use crate::config::TrainingArguments;
+use crate::error::{Result, bail};
+use crate::loss::LossConfig;
+use crate::models::{
+    Bert, CrossEncoder, Keep, SentenceSettings, read_cross_encoder_weights, read_weights, save_cross_encoder,
+    save_model,
+};
+use crate::nn::{Gradients, ParamStore};
+
+/// A model with what it learns.
+#[derive(Debug)]
+pub(crate) enum Objective {
+    /// Vectors of texts.
+    Embedder { model: Bert, learning: Embedding },
+    /// Scores of pairs.
+    Reranker { model: CrossEncoder, learning: Ranking },
+}
+
+/// What a saved folder says about its model besides the weights.
+#[derive(Clone, Debug)]
+pub(crate) enum Card {
+    Embedder(SentenceSettings),
+    Reranker,
+}
+
+impl Objective {
+    pub(crate) fn embedder(model: Bert, arguments: &TrainingArguments) -> Self {
+        let learning = Embedding {
+            pooling: arguments.sentence_pooling_method,
+            loss: LossConfig::from(arguments),
+            sub_batch_size: arguments.sub_batch_size,
+            keep: keep(arguments),
+        };
+        Self::Embedder { model, learning }
+    }
+
+    pub(crate) fn reranker(model: CrossEncoder, arguments: &TrainingArguments) -> Self {
+        let learning = Ranking {
+            sub_batch_size: arguments.sub_batch_size,
+            keep: keep(arguments),
+        };
+        Self::Reranker { model, learning }
+    }
+
+    /// The encoder; its weights include those of a head.
+    pub(crate) fn encoder(&self) -> &Bert {
+        match self {
+            Self::Embedder { model, .. } => model,
+            Self::Reranker { model, .. } => model.encoder(),
+        }
+    }
+
+    /// All weights.
+    pub(crate) fn params(&self) -> &ParamStore {
+        self.encoder().params()
+    }
+
+    /// Keeps the weights whose name matches as they are.
+    pub(crate) fn freeze(&mut self, matches: impl Fn(&str) -> bool) {
+        match self {
+            Self::Embedder { model, .. } => model.freeze(matches),
+            Self::Reranker { model, .. } => model.freeze(matches),
+        }
+    }
+
+    /// Adds `weight` times the gradient of a micro-batch's loss, and returns the loss itself.
+    pub(crate) fn accumulate(
+        &self,
+        batch: MicroBatch<'_>,
+        weight: f64,
+        dropout: Option<u64>,
+        grads: &mut Gradients,
+    ) -> Result<Measured> {
+        match (self, batch) {
+            (Self::Embedder { model, learning }, MicroBatch::Texts(batch)) => {
+                learning.accumulate(model, batch, weight, dropout, grads)
+            }
+            (Self::Reranker { model, learning }, MicroBatch::Pairs(batch)) => {
+                learning.accumulate(model, batch, weight, dropout, grads)
+            }
+            (Self::Embedder { .. }, MicroBatch::Pairs(_)) => {
+                bail!(InvalidArgument, "an embedder learns from texts, not from pairs")
+            }
+            (Self::Reranker { .. }, MicroBatch::Texts(_)) => {
+                bail!(InvalidArgument, "a reranker learns from pairs, not from texts")
+            }
+        }
+    }
+
+    /// The settings to look at when numbers are not finite.
+    pub(crate) fn suspects(&self) -> &'static str {
+        match self {
+            Self::Embedder { .. } => "--temperature and the data",
+            Self::Reranker { .. } => "the data",
+        }
+    }
+
+    /// Writes the model and its tokenizer's files into an existing folder.
+    pub(crate) fn save(&self, folder: &Path, card: &Card, tokenizer_files: &[PathBuf]) -> Result<()> {
+        let files = tokenizer_files.iter().map(PathBuf::as_path);
+        match (self, card) {
+            (Self::Embedder { model, .. }, Card::Embedder(sentence)) => {
+                save_model(folder, model, sentence, files)
+            }
+            (Self::Reranker { model, .. }, _) => save_cross_encoder(folder, model, files),
+            (Self::Embedder { .. }, Card::Reranker) => bail!(Internal, "an embedder needs its pooling"),
+        }
+    }
+
+    /// The weights of a folder, as the model names them.
+    pub(crate) fn read(&self, folder: &Path) -> Result<BTreeMap<String, Tensor>> {
+        match self {
+            Self::Embedder { .. } => read_weights(folder),
+            Self::Reranker { model, .. } => read_cross_encoder_weights(folder, model.config()),
+        }
+    }
+}
+
+fn keep(arguments: &TrainingArguments) -> Keep {
+    if arguments.gradient_checkpointing {
+        Keep::Inputs
+    } else {
+        Keep::All
+    }
+}

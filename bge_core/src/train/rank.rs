@@ -1,0 +1,55 @@
+//! The gradient of one micro-batch of pairs, at once or by sub-batches of whole groups.
+//!
+//! The loss of a group depends on its own scores alone, so that sub-batches need no second forward: each one is scored,
+//! measured and taken back before the next.
+
+use super::batch::PairBatch;
+use super::embed::Measured;
+use crate::error::{Error, ErrorKind, Result};
+use crate::loss::ranking_loss;
+use crate::models::{CrossEncoder, Keep};
+use crate::nn::Gradients;
+
+/// How a micro-batch of pairs becomes gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranking {
+    /// Pairs per sub-batch; `None` runs all at once.
+    pub(crate) sub_batch_size: Option<usize>,
+    /// What a forward keeps: everything, or the inputs of the layers (`gradient_checkpointing`).
+    pub(crate) keep: Keep,
+}
+
+impl Ranking {
+    /// Adds `weight` times the gradient of the batch's loss, and returns the loss itself.
+    pub(crate) fn accumulate(
+        self,
+        model: &CrossEncoder,
+        batch: &PairBatch,
+        weight: f64,
+        dropout: Option<u64>,
+        grads: &mut Gradients,
+    ) -> Result<Measured> {
+        let queries = batch.queries()? as f64;
+        let mut measured = Measured::default();
+        let mut first = 0;
+        for chunk in batch.chunks(model.config(), self.sub_batch_size)? {
+            let (scores, record) = model.forward(&chunk, self.keep, dropout)?;
+            let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?;
+            let teacher = batch
+                .teacher_scores
+                .as_ref()
+                .and_then(|scores| scores.get(first..first + chunk.texts()));
+            first += chunk.texts();
+            let loss = ranking_loss(&scores, batch.group_size, teacher)?;
+            measured.loss += loss.sum / queries;
+            measured.accuracy += loss.correct as f64 / queries;
+            if !measured.loss.is_finite() {
+                return Ok(measured); // the caller stops; there is no gradient worth computing
+            }
+            let share = weight / queries;
+            let d_scores: Vec<f32> = loss.d_scores.iter().map(|d| (d * share) as f32).collect();
+            model.backward(&chunk, record, &d_scores, dropout, grads)?;
+        }
+        Ok(measured)
+    }
+}
