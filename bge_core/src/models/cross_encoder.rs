@@ -126,6 +126,9 @@ impl CrossEncoder {
 
     /// The score of each pair: the raw logit, before any sigmoid.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<f32>> {
+        if batch.texts() == 0 {
+            return Ok(Vec::new());
+        }
         Ok(self.forward(batch, Keep::Nothing, None)?.0)
     }
 
