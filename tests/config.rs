@@ -142,7 +142,7 @@ fn random_value(field: &FieldDoc, draws: &mut Draws) -> Value {
 fn random_arguments<A: Arguments>(module: Module, draws: &mut Draws) -> A {
     let mut arguments = A::default();
     for field in A::fields() {
-        if (field.group == "m3" && module != Module::EncoderOnlyM3) || draws.below(3) == 0 {
+        if !module.takes(field) || draws.below(3) == 0 {
             continue;
         }
         arguments.set(field.name, &random_value(field, draws)).unwrap();
@@ -176,7 +176,11 @@ fn goes_round<A: Arguments + std::fmt::Debug>(arguments: &A, module: Module) {
 fn generated_settings_go_round_through_toml_json_and_flags() {
     for index in 0..120 {
         let mut draws = Draws::new(key(7, Stream::EpochOrder, index));
-        for module in [Module::EncoderOnlyBase, Module::EncoderOnlyM3] {
+        for module in [
+            Module::EncoderOnlyBase,
+            Module::EncoderOnlyM3,
+            Module::RerankerEncoderOnlyBase,
+        ] {
             let config: FinetuneConfig = random_arguments(module, &mut draws);
             goes_round(&config, module);
             let text = config.render(RenderFormat::Flags, module);
@@ -219,7 +223,9 @@ fn every_flag_goes_round_alone_and_is_documented() {
                 arguments
                     .set(field.name, &random_value(field, &mut draws))
                     .unwrap();
-                goes_round(&arguments, module);
+                if module.takes(field) {
+                    goes_round(&arguments, module);
+                }
             }
         }
         let mut names: Vec<_> = A::fields().iter().map(|field| field.name).collect();
@@ -241,6 +247,7 @@ fn every_flag_goes_round_alone_and_is_documented() {
         }
     }
     all::<FinetuneConfig>(Module::EncoderOnlyM3);
+    all::<FinetuneConfig>(Module::RerankerEncoderOnlyBase);
     all::<EncodeConfig>(Module::default());
     all::<EvaluateConfig>(Module::default());
 }

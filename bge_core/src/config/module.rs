@@ -77,7 +77,7 @@ impl Module {
     }
 
     /// Whether the module has a setting.
-    pub(crate) fn takes(self, field: &FieldDoc) -> bool {
+    pub fn takes(self, field: &FieldDoc) -> bool {
         match field.group {
             "m3" => self == Self::EncoderOnlyM3,
             RERANKER_GROUP => self.trains_reranker(),
