@@ -57,7 +57,15 @@ arguments! {
 }
 
 /// The names of the sections, in the order of the stages.
-pub const STAGES: [&str; 6] = ["validate", "mine", "score", "finetune", "merge", "evaluate"];
+pub const STAGES: [&str; 7] = [
+    "validate",
+    "mine",
+    "finetune_reranker",
+    "score",
+    "finetune",
+    "merge",
+    "evaluate",
+];
 
 /// A pipeline: a stage runs if its section is in the file, even an empty one.
 ///
@@ -70,6 +78,8 @@ pub struct PipelineConfig {
     pub validate: Option<FinetuneConfig>,
     /// Mines hard negatives.
     pub mine: Option<MineConfig>,
+    /// Trains the teacher, a cross-encoder, on the mined rows.
+    pub finetune_reranker: Option<FinetuneConfig>,
     /// Lets the teacher score.
     pub score: Option<ScoreConfig>,
     /// Trains.
@@ -162,7 +172,8 @@ impl Reader<'_> {
             }
         }
         let inside = |name: &str| format!("{}/{name}", self.shared.output_dir.trim_end_matches('/'));
-        let (mined, scored, model) = (inside("mined.jsonl"), inside("scored.jsonl"), inside("model"));
+        let (mined, scored) = (inside("mined.jsonl"), inside("scored.jsonl"));
+        let (reranker, model) = (inside("reranker"), inside("model"));
         let (merged, report, numbers) = (inside("merged"), inside("report.html"), inside("evaluation.json"));
         let base = self.shared.model_name_or_path.clone();
         let mut rows = self.shared.train_data.clone();
@@ -190,11 +201,24 @@ impl Reader<'_> {
         if let Some(config) = &mine {
             rows = vec![config.mine.output_file.clone()];
         }
+        let finetune_reranker = self.take("finetune_reranker").map(|section| {
+            let own = [
+                ("train_data", json!(rows)),
+                ("output_dir", json!(reranker)),
+                ("model_name_or_path", json!(self.shared.reranker_name_or_path.as_ref().unwrap_or(&base))),
+            ];
+            let start = self.start::<FinetuneConfig>(&own, true);
+            self.read(Some("finetune_reranker"), start, section)
+        });
+        let teacher = finetune_reranker
+            .as_ref()
+            .map(|config| config.training.output_dir.clone())
+            .or_else(|| self.shared.reranker_name_or_path.clone());
         let score = self.take("score").map(|section| {
             let own = [
                 ("input_file", json!(rows.first())),
                 ("output_file", json!(scored)),
-                ("reranker_name_or_path", json!(self.shared.reranker_name_or_path)),
+                ("reranker_name_or_path", json!(teacher)),
             ];
             let start = self.start::<ScoreConfig>(&own, false);
             let config = self.read(Some("score"), start, section);
@@ -240,6 +264,7 @@ impl Reader<'_> {
             shared: self.shared.clone(),
             validate,
             mine,
+            finetune_reranker,
             score,
             finetune,
             merge,
@@ -255,6 +280,13 @@ impl Reader<'_> {
         let found = [
             ("validate", pipeline.validate.clone().and_then(|config| config.check().err())),
             ("mine", pipeline.mine.clone().and_then(|config| config.check().err())),
+            (
+                "finetune_reranker",
+                pipeline
+                    .finetune_reranker
+                    .clone()
+                    .and_then(|config| config.check_for(Module::RerankerEncoderOnlyBase).err()),
+            ),
             ("score", pipeline.score.clone().and_then(|config| config.check().err())),
             ("finetune", pipeline.finetune.clone().and_then(|config| config.check().err())),
             ("merge", pipeline.merge.clone().and_then(|config| config.check().err())),
@@ -321,7 +353,11 @@ impl Reader<'_> {
 
     /// Puts entries over settings; what is wrong with them is kept.
     fn read<A: Arguments + Clone>(&mut self, stage: Option<&str>, start: A, entries: Vec<Entry>) -> A {
-        let loader = Loader::starting_from(start.clone(), Module::EncoderOnlyBase);
+        let module = match stage {
+            Some("finetune_reranker") => Module::RerankerEncoderOnlyBase,
+            _ => Module::EncoderOnlyBase,
+        };
+        let loader = Loader::starting_from(start.clone(), module);
         match loader.entries(self.file, entries).finish() {
             Ok(parsed) => {
                 for warning in parsed.warnings {
@@ -367,6 +403,7 @@ impl PipelineConfig {
         match stage {
             "validate" => self.validate.is_some(),
             "mine" => self.mine.is_some(),
+            "finetune_reranker" => self.finetune_reranker.is_some(),
             "score" => self.score.is_some(),
             "finetune" => self.finetune.is_some(),
             "merge" => self.merge.is_some(),

@@ -16,7 +16,7 @@ pub(super) fn summary(manifest: &Manifest) -> String {
     let number = |name: &str| result.get(name).and_then(Value::as_u64).unwrap_or(0);
     let text = |name: &str| result.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match manifest.stage.as_str() {
-        "finetune" => {
+        "finetune" | "finetune_reranker" => {
             let loss = result.get("loss").and_then(Value::as_f64);
             let loss = loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
             format!("{} steps{loss}", number("global_step"))

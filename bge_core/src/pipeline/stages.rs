@@ -55,12 +55,11 @@ pub(super) fn plan(config: &PipelineConfig, stage: &'static str, done: &[Manifes
                 config.rerank.reranker_name_or_path.clone(),
             ]
         }),
-        "finetune" => of(stage, "finetune encoder_only.base", config.finetune.as_ref(), |config| {
-            let mut inputs = config.data.train_data.clone();
-            inputs.push(config.model.model_name_or_path.clone());
-            inputs.extend(config.data.eval_dataset.clone());
-            inputs
-        }),
+        "finetune_reranker" => {
+            let command = "finetune reranker.encoder_only.base";
+            of(stage, command, config.finetune_reranker.as_ref(), training_inputs)
+        }
+        "finetune" => of(stage, "finetune encoder_only.base", config.finetune.as_ref(), training_inputs),
         "merge" => of(stage, "merge", config.merge.as_ref(), |config| {
             let mut inputs = config.merge.model_names_or_paths.clone();
             inputs.extend(config.merge.dataset.clone());
@@ -87,6 +86,21 @@ pub(super) fn plan(config: &PipelineConfig, stage: &'static str, done: &[Manifes
     }
 }
 
+fn training_inputs(config: &FinetuneConfig) -> Vec<String> {
+    let mut inputs = config.data.train_data.clone();
+    inputs.push(config.model.model_name_or_path.clone());
+    inputs.extend(config.data.eval_dataset.clone());
+    inputs
+}
+
+/// The module that a stage trains.
+fn module_of(stage: &str) -> Module {
+    match stage {
+        "finetune_reranker" => Module::RerankerEncoderOnlyBase,
+        _ => Module::EncoderOnlyBase,
+    }
+}
+
 fn of<A: Arguments>(
     stage: &str,
     command: &str,
@@ -97,7 +111,7 @@ fn of<A: Arguments>(
         return Err(Error::new(ErrorKind::Internal, format!("{stage} has no settings")));
     };
     let fields: Vec<&'static str> = A::fields().iter().map(|field: &FieldDoc| field.name).collect();
-    let flags = to_flags(config, Module::EncoderOnlyBase);
+    let flags = to_flags(config, module_of(stage));
     let words = flags
         .iter()
         .filter(|words| words.first().is_none_or(|name| !name.starts_with("--token")))
@@ -127,6 +141,10 @@ pub(super) fn execute(
         }
         "mine" => run_mine(config.mine.clone().ok_or_else(missing)?, audience)?,
         "score" => run_score(config.score.clone().ok_or_else(missing)?, audience)?,
+        "finetune_reranker" => {
+            let config = config.finetune_reranker.clone().ok_or_else(missing)?;
+            finetune(config, &manifest, place, audience)?
+        }
         "finetune" => finetune(config.finetune.clone().ok_or_else(missing)?, &manifest, place, audience)?,
         "merge" => merge(config.merge.clone().ok_or_else(missing)?, audience)?,
         _ => evaluate(config, config.evaluate.clone().ok_or_else(missing)?, done, audience)?,
@@ -258,7 +276,7 @@ fn finetune(
 ) -> Result<Made> {
     let output = config.training.output_dir.clone();
     let folder = Path::new(&output);
-    let begun = place.with_file_name("finetune.begun.json");
+    let begun = place.with_file_name(format!("{}.begun.json", manifest.stage));
     let same = Manifest::read(&begun).is_some_and(|earlier| manifest.begins_as(&earlier));
     if !same {
         if folder.exists() {
@@ -280,7 +298,7 @@ fn finetune(
     if resumes {
         config.training.resume_from_checkpoint = Some("True".to_owned());
     }
-    let mut trainer = Trainer::new(config.check().map_err(refused)?)?;
+    let mut trainer = Trainer::new(config.check_for(module_of(&manifest.stage)).map_err(refused)?)?;
     trainer.stop_on(audience.stopper.clone());
     let report = trainer.run(&mut [&mut *audience.training])?;
     if report.stopped {

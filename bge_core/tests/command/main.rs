@@ -21,11 +21,14 @@ use case::Case;
 
 #[test]
 fn every_bad_input_ends_in_one_clear_error_and_leaves_nothing_half_written() {
-    let cases: Vec<Case> = [data::cases(), mining::cases(), models::cases(), outputs::cases()]
-    let cases: Vec<Case> = [data::cases(), models::cases(), outputs::cases(), scoring::cases()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let all = [
+        data::cases(),
+        mining::cases(),
+        models::cases(),
+        outputs::cases(),
+        scoring::cases(),
+    ];
+    let cases: Vec<Case> = all.into_iter().flatten().collect();
     assert!(cases.len() >= 60, "{} cases", cases.len());
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {

@@ -17,8 +17,8 @@ use crate::progress::{Counter, TrainProgress};
 const USAGE: &str = "\
 usage: bge pipeline FILE [--json]
 
-Runs the stages that FILE (TOML or JSON) has a section for, in this order: [validate] [mine] [score] [finetune] [merge]
-[evaluate]. Each reads what the one before it wrote. A section holds flags of its command; an empty one takes the defaults.
+Runs the stages that FILE (TOML or JSON) has a section for, in this order: [validate] [mine] [finetune_reranker] [score]
+[finetune] [merge] [evaluate]. Each reads what the one before it wrote. A section holds flags of its command; an empty one takes the defaults.
 Above the sections stands what all of them share. A rerun skips what is current and goes on where a crash left it.
 
   --json
