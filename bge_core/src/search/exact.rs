@@ -422,3 +422,82 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
     }
     panels
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Draws;
+
+    fn naive(rows: &[f32], query: &[f32], k: usize) -> Vec<Hit> {
+        let mut hits: Vec<Hit> = rows
+            .chunks(query.len())
+            .zip(0..)
+            .map(|(row, id)| {
+                let products = query.iter().zip(row).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let score = products.fold(0.0, |sum, product| sum + product);
+                Hit { id, score }
+            })
+            .collect();
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        hits.truncate(k);
+        hits
+    }
+
+    #[test]
+    fn every_kind_of_processor_finds_the_same() {
+        let (count, k) = (9000, 30);
+        for (dim, noise) in [(1, 1.0), (20, 1.0), (20, 1e-3), (33, 1e-6), (70, 0.0), (256, 1.0)] {
+            let mut draws = Draws::new(dim as u64);
+            let mut vectors = |count: usize, noise: f64| -> Vec<f32> {
+                let numbers = (0..count * dim).map(|i| (i % dim % 5) as f64 - 1.5 + noise * draws.normal());
+                numbers.map(|x| x as f32).collect()
+            };
+            let (rows, queries) = (vectors(count, noise), vectors(70, 1.0));
+            let expected: Vec<_> = queries.chunks(dim).map(|query| naive(&rows, query, k)).collect();
+            let mut index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
+            assert!(index.search(&queries, k).unwrap() == expected, "rows of {dim}");
+            index.matrix = false;
+            for level in Level::all() {
+                index.level = level;
+                assert!(
+                    index.search(&queries, k).unwrap() == expected,
+                    "{level:?}, rows of {dim}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_take_over_where_bfloat16_cannot_tell_rows_apart() {
+        let Some(unit) = amx::Unit::new() else {
+            return; // not this processor
+        };
+        let (dim, count) = (16, 20_000);
+        let mut draws = Draws::new(5);
+        for (noise, takes_over) in [(1e-3, true), (1.0, false)] {
+            let rows: Vec<f32> = (0..count * dim)
+                .map(|_| (1.0 + noise * draws.normal()) as f32)
+                .collect();
+            let index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
+            let judge = Judge {
+                matrix: true,
+                rows: index.rows,
+                norms: &index.norms,
+                places: None,
+                k: 20,
+                level: index.level,
+            };
+            let query = Query {
+                numbers: &rows[..dim],
+                scale: 1.0,
+                norm: norm(&rows[..dim]).unwrap(),
+            };
+            let queries = [query];
+            let mut group = Group::new(&judge, &queries, |query| Bound::with_bfloat16(dim, query.norm));
+            let blocks = count.div_ceil(BLOCK_ROWS);
+            let stopped = index.scan_with_matrices(&unit, &mut group, 0..blocks);
+            assert_eq!(stopped < blocks, takes_over, "noise {noise}");
+        }
+    }
+}
