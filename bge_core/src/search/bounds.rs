@@ -64,6 +64,21 @@ impl Bound {
         }
     }
 
+    /// The same where both vectors are rounded to bfloat16 first, and what is below `2^-126` is lost.
+    ///
+    /// Rounding changes a vector by at most `2^-9` of its norm.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn with_bfloat16(dim: usize, query: f64) -> Self {
+        let rounded = 1.01 / 256.0;
+        let bound = Self::new(dim, query * (1.0 + rounded));
+        // `2^-125`: a lost factor, or a lost product.
+        let least = dim as f64 * 2.4e-38;
+        Self {
+            slope: bound.slope + rounded * query + least,
+            least: least * (1.0 + query),
+        }
+    }
+
     /// How far the score of a row of this norm can be from the truth.
     #[inline]
     pub(super) fn error(self, row: f64) -> f64 {

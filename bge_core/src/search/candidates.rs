@@ -14,8 +14,8 @@ pub(super) struct Query<'q> {
     pub numbers: &'q [f32],
     /// The power of two that the kernel's numbers are multiplied by.
     pub scale: f64,
-    /// How far its scores in f32 can be from the truth.
-    pub bound: Bound,
+    /// Norm of the scaled query.
+    pub norm: f64,
 }
 
 /// A row whose score is known up to an error.
@@ -34,15 +34,31 @@ pub(super) struct Candidates {
     pending: Vec<Pending>,
     /// The scaled score of the `k`-th best row is at least this.
     floor: f64,
+    /// How far the scores of the pending rows can be from the truth.
+    bound: Bound,
+    /// Rows that were scored in f64 before the end, because they could not be told apart.
+    settled: usize,
 }
 
 impl Candidates {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(bound: Bound) -> Self {
         Self {
+            bound,
+            settled: 0,
             best: Vec::new(),
             pending: Vec::new(),
             floor: f64::NEG_INFINITY,
         }
+    }
+
+    /// How far the score of a row can be from the truth, of a block with this greatest norm.
+    pub(super) fn error(&self, norm: f64) -> f64 {
+        self.bound.error(norm)
+    }
+
+    /// Rows that were scored in f64 before the end, because they could not be told apart.
+    pub(super) fn settled(&self) -> usize {
+        self.settled
     }
 
     /// The f32 score that a row must reach to be among the best, where scores are as far from the truth as `error`.
@@ -53,6 +69,8 @@ impl Candidates {
 
 /// What all queries of a search share.
 pub(super) struct Judge<'s> {
+    /// Whether the matrix unit proposes.
+    pub matrix: bool,
     /// The rows.
     pub rows: Rows<'s>,
     /// For each block of rows the greatest norm.
@@ -73,11 +91,6 @@ impl Judge<'_> {
         } else {
             2 * self.k
         }
-    }
-
-    fn error(&self, query: &Query, id: u32) -> f64 {
-        let norm = self.norms.get(id as usize / BLOCK_ROWS).copied();
-        query.bound.error(norm.unwrap_or(f64::INFINITY))
     }
 
     /// Takes a row that reached the threshold; says whether the threshold has changed.
@@ -101,18 +114,36 @@ impl Judge<'_> {
 
     /// Drops what cannot be among the best any more; scores in f64 where that leaves too much.
     fn cut(&self, query: &Query, candidates: &mut Candidates) {
-        let Candidates { best, pending, floor } = candidates;
+        let Candidates {
+            best,
+            pending,
+            floor,
+            bound,
+            ..
+        } = candidates;
         let mut least: Vec<f32> = pending.iter().map(|row| row.least).collect();
         least.extend(best.iter().map(|hit| below(hit.score * query.scale)));
         if least.len() >= self.k {
             let (_, kth, _) = least.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a));
             *floor = floor.max(f64::from(*kth));
         }
-        let floor = *floor;
-        pending.retain(|row| f64::from(row.least) + 2.0 * self.error(query, row.id) >= floor);
+        let (floor, bound) = (*floor, *bound);
+        let error = |id: u32| {
+            let norm = self.norms.get(id as usize / BLOCK_ROWS).copied();
+            bound.error(norm.unwrap_or(f64::INFINITY))
+        };
+        pending.retain(|row| f64::from(row.least) + 2.0 * error(row.id) >= floor);
         if pending.len() + best.len() >= self.room() / 2 + self.k {
+            candidates.settled += candidates.pending.len();
             self.settle(query, candidates);
         }
+    }
+
+    /// Settles what is pending; from now on, scores are as near to the truth as `bound` says.
+    pub(super) fn turn_to(&self, query: &Query, candidates: &mut Candidates, bound: Bound) {
+        self.cut(query, candidates);
+        self.settle(query, candidates);
+        candidates.bound = bound;
     }
 
     /// Scores all candidates in f64 and keeps the best.
@@ -140,15 +171,14 @@ impl Judge<'_> {
 
     /// The list of the query from its candidates in all parts of the rows.
     pub(super) fn finish(&self, query: &Query, parts: Vec<Candidates>) -> Vec<Hit> {
-        let mut parts = parts.into_iter();
-        let mut all = parts.next().unwrap_or_else(Candidates::new);
-        for part in parts {
-            all.best.extend(part.best);
-            all.pending.extend(part.pending);
-            all.floor = all.floor.max(part.floor);
+        let mut best = Vec::new();
+        for mut part in parts {
+            self.cut(query, &mut part);
+            self.settle(query, &mut part);
+            best.append(&mut part.best);
         }
-        self.cut(query, &mut all);
-        self.settle(query, &mut all);
-        all.best
+        best.sort_unstable_by(|a, b| self.order(a, b));
+        best.truncate(self.k);
+        best
     }
 }

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::bounds::{Bound, norm, scale};
 use super::candidates::{Candidates, Judge, Query};
 use super::kernel::{Level, Tile, tile};
@@ -20,6 +22,10 @@ use crate::error::{Result, bail};
 const CACHE: usize = 800 << 10;
 /// Queries whose candidates are in memory at once.
 const MOST_QUERIES: usize = 1 << 13;
+/// Queries of a panel of the matrix unit.
+const MATRIX_WIDTH: usize = 32;
+/// Vectors shorter than this do not become infinite in bfloat16.
+const FITS_BFLOAT16: f64 = 1e37;
 /// Blocks after which the memory of stored rows is given back, if they are more than this.
 const RESIDENT: usize = 128 << 20;
 
@@ -34,6 +40,8 @@ pub struct Exact<'a> {
     norms: Vec<f64>,
     places: Option<Vec<u32>>,
     level: Level,
+    /// Whether the matrix unit proposes.
+    matrix: bool,
 }
 
 impl<'a> Exact<'a> {
@@ -44,6 +52,10 @@ impl<'a> Exact<'a> {
             rows,
             places: None,
             level: Level::detect(),
+            #[cfg(target_arch = "x86_64")]
+            matrix: amx::detect(),
+            #[cfg(not(target_arch = "x86_64"))]
+            matrix: false,
         })
     }
 
@@ -63,27 +75,35 @@ impl<'a> Exact<'a> {
         Ok(self)
     }
 
-    /// Candidates of the queries of one block in some of the rows.
+    /// Candidates of the queries of one group in some of the blocks of rows.
     fn scan(&self, judge: &Judge, queries: &[Query], blocks: Range<usize>) -> Vec<Candidates> {
         let dim = self.rows.dim();
-        let panels = pack(self.level, queries, dim);
-        let mut candidates: Vec<Candidates> = queries.iter().map(|_| Candidates::new()).collect();
-        let mut errors = vec![0.0; queries.len()];
-        let mut thresholds = vec![f32::INFINITY; panels.iter().map(|panel| panel.width).sum()];
+        let bound = |query: &Query| Bound::new(dim, query.norm);
+        #[cfg(target_arch = "x86_64")]
+        if judge.matrix
+            && let Some(unit) = amx::Unit::new()
+        {
+            let mut group = Group::new(judge, queries, |query| Bound::with_bfloat16(dim, query.norm));
+            let stopped = self.scan_with_matrices(&unit, &mut group, blocks.clone());
+            if stopped < blocks.end {
+                group.turn_to(bound);
+                self.scan_with_vectors(&mut group, stopped..blocks.end);
+            }
+            return group.candidates;
+        }
+        let mut group = Group::new(judge, queries, bound);
+        self.scan_with_vectors(&mut group, blocks);
+        group.candidates
+    }
+
+    fn scan_with_vectors(&self, group: &mut Group, blocks: Range<usize>) {
+        let dim = self.rows.dim();
+        let panels = pack(self.level, group.queries, dim);
         let mut out = Tile::new();
         let mut scratch = Vec::new();
         for block in blocks {
             let range = block_range(block, self.rows.len());
-            let most = self.norms.get(block).copied().unwrap_or(f64::INFINITY);
-            for (((query, candidates), error_of), threshold) in queries
-                .iter()
-                .zip(&candidates)
-                .zip(&mut errors)
-                .zip(&mut thresholds)
-            {
-                *error_of = query.bound.error(most);
-                *threshold = candidates.threshold(*error_of);
-            }
+            group.enter(self.norm_of(block));
             let rows = self.rows.slice(range.clone(), &mut scratch);
             let step = self.level.rows() * dim;
             for (index, here) in rows.chunks(step).enumerate() {
@@ -92,35 +112,69 @@ impl<'a> Exact<'a> {
                 for (number, panel) in panels.iter().enumerate() {
                     let next = next.get(number * share..).unwrap_or_default();
                     let next = next.get(..share).unwrap_or(next);
-                    let limits = &thresholds[panel.first..panel.first + panel.width];
-                    if !tile(self.level, here, next, &panel.numbers, limits, &mut out) {
-                        continue;
-                    }
-                    for (r, bits) in out.passes.iter().enumerate().take(here.len() / dim) {
-                        let id = (range.start + index * self.level.rows() + r) as u32;
-                        let mut bits = *bits;
-                        while bits != 0 {
-                            let lane = bits.trailing_zeros() as usize;
-                            bits &= bits - 1;
-                            let q = panel.first + lane;
-                            let score = out.scores[r * panel.width + lane];
-                            if judge.offer(&queries[q], &mut candidates[q], id, score, errors[q]) {
-                                thresholds[q] = candidates[q].threshold(errors[q]);
-                            }
-                        }
+                    let limits = &group.thresholds[panel.first..panel.first + panel.width];
+                    if tile(self.level, here, next, &panel.numbers, limits, &mut out) {
+                        let first = range.start + index * self.level.rows();
+                        group.take(&out, first, here.len() / dim, panel.first, panel.width);
                     }
                 }
             }
             release(&self.rows, block, range);
         }
-        candidates
+    }
+
+    /// The same in bfloat16; stops where too many rows cannot be told apart, and says at which block.
+    #[cfg(target_arch = "x86_64")]
+    fn scan_with_matrices(&self, unit: &amx::Unit, group: &mut Group, blocks: Range<usize>) -> usize {
+        let dim = self.rows.dim();
+        let strip = amx::packed(dim);
+        let panels: Vec<Vec<u16>> = group
+            .queries
+            .chunks(amx::STRIP)
+            .map(|queries| {
+                let mut panel = vec![0; strip];
+                for (lane, query) in queries.iter().enumerate() {
+                    let scaled = query.numbers.iter().map(|x| (f64::from(*x) * query.scale) as f32);
+                    amx::pack_query(lane, scaled, &mut panel);
+                }
+                panel
+            })
+            .collect();
+        let mut out = Tile::new();
+        let (mut scratch, mut packed) = (Vec::new(), Vec::new());
+        for block in blocks.clone() {
+            let range = block_range(block, self.rows.len());
+            // A row scored in f64 costs as much as about sixteen scored by vectors: a half of what they would take.
+            let scanned = (block - blocks.start) * BLOCK_ROWS * group.queries.len();
+            if (block - blocks.start) % 16 == 15 && group.settled() * 32 > scanned {
+                return block;
+            }
+            group.enter(self.norm_of(block));
+            amx::pack_rows(self.rows.slice(range.clone(), &mut scratch), dim, &mut packed);
+            for (index, here) in packed.chunks(strip).enumerate() {
+                let first = range.start + index * amx::STRIP;
+                for (panel, lane) in panels.iter().zip((0..).step_by(amx::STRIP)) {
+                    let limits = &group.thresholds[lane..lane + amx::STRIP];
+                    if unit.tile(here, panel, limits, &mut out) {
+                        group.take(&out, first, range.end - first, lane, amx::STRIP);
+                    }
+                }
+            }
+            release(&self.rows, block, range);
+        }
+        blocks.end
+    }
+
+    fn norm_of(&self, block: usize) -> f64 {
+        self.norms.get(block).copied().unwrap_or(f64::INFINITY)
     }
 
     /// The lists of some queries: blocks of queries times parts of the rows, as many as there are threads.
     fn search_some(&self, queries: &[f32], k: usize) -> Vec<Vec<Hit>> {
         let dim = self.rows.dim();
         let most = self.norms.iter().copied().fold(0.0, f64::max);
-        let judge = Judge {
+        let mut judge = Judge {
+            matrix: self.matrix,
             rows: self.rows,
             norms: &self.norms,
             places: self.places.as_deref(),
@@ -132,17 +186,22 @@ impl<'a> Exact<'a> {
             .map(|numbers| {
                 let norm = norm(numbers).unwrap_or(f64::INFINITY);
                 let scale = scale(norm, most);
-                let bound = Bound::new(dim, norm * scale);
                 Query {
                     numbers,
                     scale,
-                    bound,
+                    norm: norm * scale,
                 }
             })
             .collect();
+        let longest = queries.iter().map(|query| query.norm).fold(most, f64::max);
+        judge.matrix &= longest < FITS_BFLOAT16;
         let threads = rayon::current_num_threads();
-        let widest = self.level.width(usize::MAX);
-        let room = (CACHE / (widest * dim * size_of::<f32>())).max(1);
+        let (widest, bytes) = if judge.matrix {
+            (MATRIX_WIDTH, size_of::<u16>())
+        } else {
+            (self.level.width(usize::MAX), size_of::<f32>())
+        };
+        let room = (CACHE / (widest * dim * bytes)).max(1);
         let groups = queries.len().div_ceil(widest).div_ceil(room);
         let groups = if groups > threads {
             groups.next_multiple_of(threads)
@@ -260,6 +319,79 @@ fn release(rows: &Rows, block: usize, range: Range<usize>) {
     }
 }
 
+/// Some queries on their way through the rows.
+struct Group<'g> {
+    judge: &'g Judge<'g>,
+    queries: &'g [Query<'g>],
+    candidates: Vec<Candidates>,
+    /// For each query how far its scores with the rows of the block can be from the truth.
+    errors: Vec<f64>,
+    /// For each query, and those of zeros that fill a panel up, the f32 score to reach.
+    thresholds: Vec<f32>,
+}
+
+impl<'g> Group<'g> {
+    fn new(judge: &'g Judge<'g>, queries: &'g [Query<'g>], bound: impl Fn(&Query) -> Bound) -> Self {
+        Self {
+            judge,
+            queries,
+            candidates: queries
+                .iter()
+                .map(|query| Candidates::new(bound(query)))
+                .collect(),
+            errors: vec![0.0; queries.len()],
+            thresholds: vec![f32::INFINITY; queries.len() + 2 * MATRIX_WIDTH],
+        }
+    }
+
+    /// Sets the thresholds for a block of this greatest norm.
+    fn enter(&mut self, norm: f64) {
+        for ((candidates, error), threshold) in self
+            .candidates
+            .iter()
+            .zip(&mut self.errors)
+            .zip(&mut self.thresholds)
+        {
+            *error = candidates.error(norm);
+            *threshold = candidates.threshold(*error);
+        }
+    }
+
+    /// Takes what passes of a tile of `rows` rows from `first` on with `width` queries from `lane` on.
+    fn take(&mut self, out: &Tile, first: usize, rows: usize, lane: usize, width: usize) {
+        for (r, bits) in out.passes.iter().enumerate().take(rows.min(out.passes.len())) {
+            let mut bits = *bits;
+            while bits != 0 {
+                let at = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let (q, score) = (lane + at, out.scores[r * width + at]);
+                let (query, error) = (&self.queries[q], self.errors[q]);
+                let candidates = &mut self.candidates[q];
+                if self
+                    .judge
+                    .offer(query, candidates, (first + r) as u32, score, error)
+                {
+                    self.thresholds[q] = candidates.threshold(error);
+                }
+            }
+        }
+    }
+
+    /// Rows that were scored in f64 before the end.
+    #[cfg(target_arch = "x86_64")]
+    fn settled(&self) -> usize {
+        self.candidates.iter().map(Candidates::settled).sum()
+    }
+
+    /// Goes on with scores of another bound.
+    #[cfg(target_arch = "x86_64")]
+    fn turn_to(&mut self, bound: impl Fn(&Query) -> Bound) {
+        for (query, candidates) in self.queries.iter().zip(&mut self.candidates) {
+            self.judge.turn_to(query, candidates, bound(query));
+        }
+    }
+}
+
 /// Some queries, packed.
 struct Panel {
     /// Index of its first query in the block.
@@ -289,4 +421,83 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
         first += width;
     }
     panels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Draws;
+
+    fn naive(rows: &[f32], query: &[f32], k: usize) -> Vec<Hit> {
+        let mut hits: Vec<Hit> = rows
+            .chunks(query.len())
+            .zip(0..)
+            .map(|(row, id)| {
+                let products = query.iter().zip(row).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let score = products.fold(0.0, |sum, product| sum + product);
+                Hit { id, score }
+            })
+            .collect();
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        hits.truncate(k);
+        hits
+    }
+
+    #[test]
+    fn every_kind_of_processor_finds_the_same() {
+        let (count, k) = (9000, 30);
+        for (dim, noise) in [(1, 1.0), (20, 1.0), (20, 1e-3), (33, 1e-6), (70, 0.0), (256, 1.0)] {
+            let mut draws = Draws::new(dim as u64);
+            let mut vectors = |count: usize, noise: f64| -> Vec<f32> {
+                let numbers = (0..count * dim).map(|i| (i % dim % 5) as f64 - 1.5 + noise * draws.normal());
+                numbers.map(|x| x as f32).collect()
+            };
+            let (rows, queries) = (vectors(count, noise), vectors(70, 1.0));
+            let expected: Vec<_> = queries.chunks(dim).map(|query| naive(&rows, query, k)).collect();
+            let mut index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
+            assert!(index.search(&queries, k).unwrap() == expected, "rows of {dim}");
+            index.matrix = false;
+            for level in Level::all() {
+                index.level = level;
+                assert!(
+                    index.search(&queries, k).unwrap() == expected,
+                    "{level:?}, rows of {dim}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_take_over_where_bfloat16_cannot_tell_rows_apart() {
+        let Some(unit) = amx::Unit::new() else {
+            return; // not this processor
+        };
+        let (dim, count) = (16, 20_000);
+        let mut draws = Draws::new(5);
+        for (noise, takes_over) in [(1e-3, true), (1.0, false)] {
+            let rows: Vec<f32> = (0..count * dim)
+                .map(|_| (1.0 + noise * draws.normal()) as f32)
+                .collect();
+            let index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
+            let judge = Judge {
+                matrix: true,
+                rows: index.rows,
+                norms: &index.norms,
+                places: None,
+                k: 20,
+                level: index.level,
+            };
+            let query = Query {
+                numbers: &rows[..dim],
+                scale: 1.0,
+                norm: norm(&rows[..dim]).unwrap(),
+            };
+            let queries = [query];
+            let mut group = Group::new(&judge, &queries, |query| Bound::with_bfloat16(dim, query.norm));
+            let blocks = count.div_ceil(BLOCK_ROWS);
+            let stopped = index.scan_with_matrices(&unit, &mut group, 0..blocks);
+            assert_eq!(stopped < blocks, takes_over, "noise {noise}");
+        }
+    }
 }

@@ -4,14 +4,14 @@
 //! states. No score is written to memory unless one of the tile passes.
 
 /// Scores of a tile at most: rows times queries of a panel.
-const MOST_SCORES: usize = 8 * 48;
+const MOST_SCORES: usize = 32 * 32;
 
 /// The scores of a tile of which some pass.
 pub(super) struct Tile {
     /// `[rows, width]`.
     pub scores: [f32; MOST_SCORES],
     /// For each row one bit for each query that it passes.
-    pub passes: [u64; 8],
+    pub passes: [u64; 32],
 }
 
 impl Tile {
@@ -19,7 +19,7 @@ impl Tile {
     pub(super) const fn new() -> Self {
         Self {
             scores: [0.0; MOST_SCORES],
-            passes: [0; 8],
+            passes: [0; 32],
         }
     }
 }

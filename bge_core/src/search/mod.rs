@@ -7,6 +7,8 @@
 //! id, the lowest first. For an exact index the list is *the* list of the `k` best by this order: the same bits on every
 //! processor, thread count and batch size.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bounds;
 mod candidates;
 mod exact;
