@@ -1,11 +1,14 @@
 //! Mining hard negatives: the same window as FlagEmbedding, rules, resume, and what is written.
 
+mod runs;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use bge_core::config::{Checked, Loader, MineConfig};
+use bge_core::config::{Arguments, Checked, Loader, MineConfig, PoolingMethod, RerankArguments};
+use bge_core::inference::Reranker;
 use bge_core::mining::{MineEvent, MineReport, Stage, mine};
 use bge_core::{Embedder, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -478,128 +481,44 @@ fn short_lists_stay_short_unless_they_are_to_be_filled() {
     );
 }
 
-/// Stops a run at one of its events.
-fn stopped_at(at: &Path, flags: &[&str], event: usize) -> bool {
-    let mut seen = 0;
-    let outcome = mine(&config(at, flags), &mut |_: MineEvent<'_>| {
-        seen += 1;
-        if seen > event {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    match outcome {
-        Ok(_) => false,
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
-            true
-        }
-    }
-}
-
 #[test]
-fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    write_rows(at, "in.jsonl", &forty_rows());
-    let flags = [
-        &[
-            "--range_for_sampling",
-            "2-60",
-            "--relative_margin",
-            "0.01",
-            "--batch_size",
-            "16",
-        ][..],
-        ALL_FILES,
-    ]
-    .concat();
-    run(at, &flags).unwrap();
-    let whole = everything(at);
-    for name in ["out.jsonl", "ledger.jsonl", "suspects.jsonl"] {
-        fs::remove_file(at.join(name)).unwrap();
-    }
-    // Every run gets one event further than the one before, on what that one left.
-    let mut stops = 0;
-    while stopped_at(at, &flags, stops) {
-        stops += 1;
-        assert!(!at.join("out.jsonl").exists());
-    }
-    assert!(stops > 5, "{stops}");
-    assert!(whole == everything(at));
-    assert_eq!(fs::read_dir(at).unwrap().count(), 4);
-}
-
-#[test]
-fn kept_vectors_are_used_again_while_model_texts_and_settings_are_the_same() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    write_rows(at, "in.jsonl", &forty_rows());
-    let keep = [
-        "--corpus_embd_save_dir",
-        "@vectors",
-        "--range_for_sampling",
-        "0-30",
-    ];
-    let first = run(at, &keep).unwrap();
-    assert_eq!(first.reused_vectors, 0);
-    let bytes = fs::read(at.join("out.jsonl")).unwrap();
-    let again = run(at, &keep).unwrap();
-    assert_eq!(again.reused_vectors, 120 + 40);
-    assert_eq!(bytes, fs::read(at.join("out.jsonl")).unwrap());
-    // Another length of passages leaves the queries as they are; another pooling changes both.
-    let shorter = run(at, &[&keep[..], &["--embedder_passage_max_length", "5"]].concat()).unwrap();
-    assert_eq!(shorter.reused_vectors, 40);
-    let mean = run(at, &[&keep[..], &["--pooling_method", "mean"]].concat()).unwrap();
-    assert_eq!(mean.reused_vectors, 0);
-    let mut rows = forty_rows();
-    rows[0]["query"] = "another".into();
-    write_rows(at, "in.jsonl", &rows);
-    assert_eq!(run(at, &keep).unwrap().reused_vectors, 120);
-    // Damaged vectors are made anew.
-    for entry in fs::read_dir(at.join("vectors")).unwrap() {
-        let path: PathBuf = entry.unwrap().path();
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[100] ^= 1;
-        fs::write(path, bytes).unwrap();
-    }
-    assert_eq!(run(at, &keep).unwrap().reused_vectors, 0);
-    let half = run(at, &[&keep[..], &["--embedding_dtype", "f16"]].concat()).unwrap();
-    assert_eq!((half.reused_vectors, half.rows), (0, 40));
-}
-
-#[test]
-fn what_cannot_work_is_refused_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    write_rows(at, "in.jsonl", &forty_rows());
-    let before = fs::read_dir(at).unwrap().count();
-    for (flags, says) in [
-        (vec!["--candidate_pool", "@none.jsonl"], "none.jsonl"),
-        (vec!["--candidate_pool", "@."], "corpus.jsonl"),
+fn the_flags_of_hn_mine_are_read() {
+    let words = "--input_file a.jsonl --output_file b.jsonl --candidate_pool c.jsonl --range_for_sampling 2-200 \
+                 --negative_number 14 --use_gpu_for_searching False --search_batch_size 32 --embedder_name_or_path m \
+                 --embedder_model_class encoder-only-base --normalize_embeddings True --pooling_method mean --use_fp16 True \
+                 --devices cpu --query_instruction_for_retrieval find --query_instruction_format_for_retrieval {}\\n{} \
+                 --examples_instruction_format {}{} --trust_remote_code False --cache_dir d --embedder_batch_size 3000 \
+                 --embedder_query_max_length 64 --embedder_passage_max_length 128";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let parsed = Loader::<MineConfig>::new().flags(&words).finish().unwrap();
+    assert!(parsed.warnings.is_empty(), "{:?}", parsed.warnings);
+    let config = parsed.arguments.check().unwrap();
+    let (embed, mine) = (&config.embed, &config.mine);
+    assert_eq!(
         (
-            vec!["--output_file", "@./in.jsonl"],
-            "a file that is read",
+            mine.ranks().unwrap(),
+            mine.negative_number,
+            mine.search_batch_size
         ),
-        (vec!["--ledger", "@no/ledger.jsonl"], "no such folder"),
-        (vec!["--ledger", "@"], "this is a folder"),
-        (vec!["--output_file", "/proc/out.jsonl"], "/proc/out.jsonl"),
-        (vec!["--embedder_name_or_path", "@nowhere"], "nowhere"),
-    ] {
-        let error = run(at, &flags).unwrap_err().to_string();
-        assert!(error.contains(says), "{flags:?}: {error}");
-        assert_eq!(fs::read_dir(at).unwrap().count(), before, "{flags:?}");
-    }
-    let mut stages = Vec::new();
-    mine(&config(at, &[]), &mut |event| {
-        if let MineEvent::Progress { stage, .. } = event
-            && stages.last() != Some(&stage)
-        {
-            stages.push(stage);
-        }
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    assert_eq!(stages, [Stage::Corpus, Stage::Queries, Stage::Rows]);
+        ((2, 200), 14, 32)
+    );
+    assert_eq!(
+        (embed.batch_size, embed.pooling_method),
+        (3000, Some(PoolingMethod::Mean))
+    );
+    assert_eq!(
+        embed.query_instruction_format_for_retrieval.as_deref(),
+        Some("{}\n{}")
+    );
+    // What the model's folder says is not overridden by a default, as upstream's `cls` does.
+    let defaults = MineConfig::default();
+    assert_eq!(
+        (defaults.embed.pooling_method, defaults.mine.ranks().unwrap()),
+        (None, (10, 210))
+    );
+    let mut names: Vec<&str> = MineConfig::fields().iter().map(|field| field.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), MineConfig::fields().len());
+    assert!(MineConfig::fields().iter().all(|field| field.help.ends_with('.')));
 }

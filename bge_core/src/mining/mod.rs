@@ -16,6 +16,7 @@
 mod corpus;
 mod encode;
 mod event;
+mod index;
 mod ledger;
 mod places;
 mod report;

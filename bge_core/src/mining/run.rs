@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::corpus::{Corpus, Row, plain};
 use super::encode::{Encoder, Texts};
 use super::event::{MineEvent, Reporter, Stage};
+use super::index;
 use super::ledger::{ledger_lines, push, rewrite, suspect_lines};
 use super::places::check_places;
 use super::report::{Counts, MineReport};
@@ -20,7 +21,7 @@ use crate::files::Digest;
 use crate::inference::{Embedder, Reranker};
 use crate::issue::{Issue, Severity};
 use crate::models::{fingerprint, hub};
-use crate::search::{Exact, Hit, Rows, SearchIndex, VectorStore};
+use crate::search::{Hit, Rows, SearchIndex, VectorStore};
 
 /// Rows that are searched at once, at least.
 const SEARCHED: usize = 2048;
@@ -152,9 +153,9 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         );
         parts.append(LEDGER, &head)?;
     }
-    let mut index = Exact::new(Rows::Stored(&stored))?;
+    let mut index = index::open(Rows::Stored(&stored), mine, &stored.layout().key)?;
     miner.all(
-        &mut index,
+        &mut *index,
         mine.search_batch_size.max(SEARCHED),
         &mut parts,
         report,
