@@ -133,6 +133,7 @@ fn a_query_beyond_the_limit_stays_whole_while_the_model_has_room() {
     let lengths = |query: usize, total: usize, positions: usize| {
         let limits = PairLimits {
             query,
+            passage: total,
             total,
             positions,
         };

@@ -146,8 +146,8 @@ impl Reranker {
                 .iter()
                 .map(|(query, passage)| {
                     (
-                        fill(&self.query, query.as_ref()),
-                        fill(&self.passage, passage.as_ref()),
+                        fill(self.query.as_ref(), query.as_ref()),
+                        fill(self.passage.as_ref(), passage.as_ref()),
                     )
                 })
                 .collect();
@@ -179,7 +179,7 @@ impl Reranker {
     }
 }
 
-fn fill<'a>(prefix: &Option<(Template, String)>, text: &'a str) -> Cow<'a, str> {
+fn fill<'a>(prefix: Option<&(Template, String)>, text: &'a str) -> Cow<'a, str> {
     match prefix {
         Some((template, instruction)) => template.fill(instruction, text).into(),
         None => text.into(),

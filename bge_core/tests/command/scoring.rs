@@ -195,7 +195,7 @@ pub(crate) fn cases() -> Vec<Case> {
             &["reranker_max_length"],
         ),
         model("score: no model", &["teacher", "no folder `teacher`"], |at| {
-            fs::remove_dir_all(at.join("teacher")).unwrap()
+            fs::remove_dir_all(at.join("teacher")).unwrap();
         }),
         model("score: no weights", &["teacher", "model.safetensors"], |at| {
             fs::remove_file(at.join("teacher/model.safetensors")).unwrap();
