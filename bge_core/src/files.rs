@@ -64,6 +64,13 @@ impl Digest {
         self.0.finalize().to_hex().to_string()
     }
 
+    /// The first 128 bits of the hash of all parts so far.
+    pub(crate) fn short(&self) -> [u8; 16] {
+        let mut short = [0; 16];
+        self.0.finalize_xof().fill(&mut short);
+        short
+    }
+
     /// The length behind a part keeps `ab`, `c` apart from `a`, `bc`.
     fn end_part(&mut self, length: u64) -> &mut Self {
         self.0.update(&length.to_le_bytes());
@@ -89,16 +96,28 @@ pub fn write_whole(
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    write_beside(
+        &path.with_file_name(format!(".{name}.{}.part", std::process::id())),
+        path,
+        write,
+    )
+}
+
+/// As [`write_whole`] with a name for the unfinished file that the caller has to itself, so that a killed run's is overwritten.
+pub(crate) fn write_beside(
+    beside: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
     let result = (|| {
-        let mut file = BufWriter::new(File::create(&beside)?);
+        let mut file = BufWriter::new(File::create(beside)?);
         write(&mut file)?;
         file.flush()?;
         file.get_ref().sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(beside, path)
     })();
     result.map_err(|error| {
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(beside);
         Error::io(path, "write this file", error)
     })
 }

@@ -77,7 +77,7 @@ pub mod train;
 pub use config::{EmbedArguments, FinetuneConfig};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "model")]
-pub use inference::{Embedder, Vectors};
+pub use inference::{Embedder, Reranker, Vectors};
 pub use issue::{Issue, Severity};
 #[cfg(feature = "train")]
 pub use train::{Callback, Control, TrainEvent, TrainReport, Trainer};

@@ -11,7 +11,7 @@ arguments! {
         reranker_name_or_path: String = String::new(), required;
         /// The kind of model: encoder-only-base (a cross-encoder) or embedder; as the folder's files tell if not given.
         reranker_model_class: Option<String> = None;
-        /// A LoRA adapter of an LLM reranker, which this version does not run.
+        /// An adapter of an LLM reranker, which this version does not run.
         reranker_peft_path: Option<String> = None;
         /// How an embedder's token vectors become one; as its folder says if not given. A cross-encoder has no use for it.
         pooling_method: Option<PoolingMethod> = None;

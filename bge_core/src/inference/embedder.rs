@@ -200,7 +200,12 @@ impl Embedder {
 
 /// Refuses a tokenizer whose ids the model has no embeddings for.
 pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, model: &Bert, folder: &Path) -> Result<()> {
-    let (has, rows) = (tokenizer.vocab_size(), model.config().vocab_size);
+    check_vocabulary_rows(tokenizer, model.config().vocab_size, folder)
+}
+
+/// Refuses a tokenizer with more ids than the `rows` of a model's embedding table.
+pub(super) fn check_vocabulary_rows(tokenizer: &Tokenizer, rows: usize, folder: &Path) -> Result<()> {
+    let has = tokenizer.vocab_size();
     if has > rows {
         let error = Error::new(
             ErrorKind::ModelFormat,

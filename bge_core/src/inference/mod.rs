@@ -1,10 +1,13 @@
 //! Running a finished model: from texts to vectors.
 
 mod embedder;
+mod reranker;
 mod schedule;
 mod vectors;
 
 pub use embedder::Embedder;
 pub(crate) use embedder::check_vocabulary;
+pub use reranker::Reranker;
+pub(crate) use reranker::{refuse_decoder, refuse_llm_class};
 pub use schedule::{BatchLimits, VectorShape, encode_tokens};
 pub use vectors::Vectors;

@@ -3,7 +3,7 @@
 use super::vectors::Vectors;
 use crate::config::PoolingMethod;
 use crate::error::Result;
-use crate::models::{Batch, Bert, Keep, pool};
+use crate::models::{Batch, Bert, EncoderConfig, Keep, pool};
 use crate::nn::read;
 use crate::tokenize::TokenBatch;
 
@@ -45,14 +45,40 @@ pub fn encode_tokens(
     tokens: &TokenBatch,
     shape: VectorShape,
     limits: BatchLimits,
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<Vectors> {
     let width = model.config().hidden_size;
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
+    let mut data = vec![0.0_f32; tokens.len() * dim];
+    in_batches(model.config(), tokens, limits, progress, |batch, texts| {
+        let (hidden, _) = model.forward(batch, Keep::Nothing, None)?;
+        let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
+        let pooled = read(&pooled)?;
+        for (row, &text) in pooled.chunks_exact(width).zip(texts) {
+            let target = &mut data[text * dim..(text + 1) * dim];
+            target.copy_from_slice(&row[..dim]);
+            if shape.normalize {
+                scale_to_one(target);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Vectors { data, dim })
+}
+
+/// Hands all texts to `run`, longest first, as batches within `limits` with the indices of their texts.
+///
+/// `progress` hears how many texts are done.
+pub(super) fn in_batches(
+    config: &EncoderConfig,
+    tokens: &TokenBatch,
+    limits: BatchLimits,
+    mut progress: impl FnMut(usize),
+    mut run: impl FnMut(&Batch, &[usize]) -> Result<()>,
+) -> Result<()> {
     let lengths: Vec<usize> = tokens.lengths().collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
-    let mut data = vec![0.0_f32; lengths.len() * dim];
     let mut done = 0;
     while done < order.len() {
         let mut sum = 0;
@@ -67,27 +93,13 @@ pub fn encode_tokens(
         let picked = &order[done..done + count];
         let part = tokens.select(picked);
         let types = part.type_ids.as_deref().unwrap_or_default();
-        let batch = Batch::new(
-            model.config(),
-            &part.ids,
-            types,
-            &part.offsets,
-            picked.iter().map(|&i| i as u64),
-        )?;
-        let (hidden, _) = model.forward(&batch, Keep::Nothing, None)?;
-        let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
-        let pooled = read(&pooled)?;
-        for (row, &text) in pooled.chunks_exact(width).zip(picked) {
-            let target = &mut data[text * dim..(text + 1) * dim];
-            target.copy_from_slice(&row[..dim]);
-            if shape.normalize {
-                scale_to_one(target);
-            }
-        }
+        let names = picked.iter().map(|&i| i as u64);
+        let batch = Batch::new(config, &part.ids, types, &part.offsets, names)?;
+        run(&batch, picked)?;
         done += count;
         progress(done);
     }
-    Ok(Vectors { data, dim })
+    Ok(())
 }
 
 /// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.

@@ -100,6 +100,16 @@ impl PairFrame {
     fn len(&self) -> usize {
         self.before.len() + self.between.len() + self.after.len()
     }
+
+    /// The ids of a pair, and their segments.
+    fn around(&self, query: &[u32], passage: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let (before, own, between, other, after) = &self.segments;
+        let (own, other) = (vec![*own; query.len()], vec![*other; passage.len()]);
+        (
+            [&self.before, query, &self.between, passage, &self.after].concat(),
+            [before, &own[..], between, &other, after].concat(),
+        )
+    }
 }
 
 impl Tokenizer {
@@ -110,7 +120,8 @@ impl Tokenizer {
     /// with current transformers (`prepare_for_model_compat`): the tokens of a word that the cut went through may change by that.
     /// Then the passage loses what makes the pair longer than `limits.total`. A pair whose passage would lose all
     /// its tokens stays whole, as `truncation="only_second"` of older transformers leaves it (newer ones fail); only where the
-    /// model has no positions for it is the passage cut to the room that is left, and then the query.
+    /// model has no positions for it is the passage cut to the room that is left, and then the query. A passage without any
+    /// tokens leaves the query as a single text, again as with current transformers.
     pub fn encode_pairs<Q, P>(&self, pairs: &[(Q, P)], limits: PairLimits) -> Result<TokenBatch>
     where
         Q: AsRef<str> + Sync,
@@ -125,27 +136,22 @@ impl Tokenizer {
                 limits.positions
             );
         }
-        let rows: Vec<(Vec<u32>, usize)> = pairs
+        let rows: Vec<(Vec<u32>, Vec<u32>)> = pairs
             .par_iter()
             .map(|(query, passage)| {
                 let query = self.part(query.as_ref(), limits.query)?;
                 let passage = self.part(passage.as_ref(), limits.passage)?;
                 let (query, passage) = self.fit(&query, &passage, special, limits);
-                let row = [&frame.before, query, &frame.between, passage, &frame.after].concat();
-                Ok((row, query.len()))
+                Ok(if passage.is_empty() {
+                    self.single(query)
+                } else {
+                    frame.around(query, passage)
+                })
             })
             .collect::<Result<_>>()?;
         let ids: Vec<&[u32]> = rows.iter().map(|(row, _)| row.as_slice()).collect();
         let mut batch = TokenBatch::from_rows(&ids)?;
-        let (before, own, between, other, after) = &frame.segments;
-        let mut types = Vec::with_capacity(batch.ids.len());
-        for (row, query) in &rows {
-            types.extend_from_slice(before);
-            types.resize(types.len() + query, *own);
-            types.extend_from_slice(between);
-            types.resize(types.len() + row.len() - query - special, *other);
-            types.extend_from_slice(after);
-        }
+        let types: Vec<u32> = rows.iter().flat_map(|(_, types)| types).copied().collect();
         batch.type_ids = types.iter().any(|&segment| segment != 0).then_some(types);
         Ok(batch)
     }

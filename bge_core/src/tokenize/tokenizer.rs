@@ -280,6 +280,21 @@ impl Tokenizer {
         }
     }
 
+    /// Ids with the special tokens of a single text around them, and the segments of all.
+    pub(super) fn single(&self, own: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let Frame {
+            before,
+            after,
+            type_ids,
+        } = &self.frame;
+        let ids = [before, own, after].concat();
+        let types = match type_ids {
+            Some((before, segment, after)) => [before, &vec![*segment; own.len()][..], after].concat(),
+            None => vec![0; ids.len()],
+        };
+        (ids, types)
+    }
+
     /// The ids of the text that some ids spell; specials stay what they are.
     pub(super) fn respelled(&self, ids: &[u32]) -> Result<Vec<u32>> {
         let text = self.inner.decode(ids, false).map_err(cannot_encode)?;

@@ -10,6 +10,7 @@ mod case;
 mod data;
 mod models;
 mod outputs;
+mod scoring;
 mod signal;
 
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ use case::Case;
 
 #[test]
 fn every_bad_input_ends_in_one_clear_error_and_leaves_nothing_half_written() {
-    let cases: Vec<Case> = [data::cases(), models::cases(), outputs::cases()]
+    let cases: Vec<Case> = [data::cases(), models::cases(), outputs::cases(), scoring::cases()]
         .into_iter()
         .flatten()
         .collect();

@@ -1,10 +1,29 @@
-//! `bge rerank`.
+//! `bge rerank`: pairs of query and passage to scores.
 
-use bge_core::{Error, ErrorKind};
+use std::time::Instant;
 
-use crate::command::{Failure, Outcome};
+use bge_core::config::{Module, RerankConfig};
+use bge_core::distillation::rerank_file;
+
+use crate::command::{Outcome, refused, say, settings, use_threads};
+use crate::score::{shown, tell};
+
+const USAGE: &str =
+    "usage: bge rerank --reranker_name_or_path FOLDER --input_file PAIRS --output_file FILE [FLAGS]\n";
 
 /// Runs the command.
-pub(crate) fn run(_args: &[String]) -> Outcome<()> {
-    Err(Failure::Work(Error::new(ErrorKind::Unsupported, "not written yet")))
+pub(crate) fn run(args: &[String]) -> Outcome<()> {
+    let settings = settings::<RerankConfig>(USAGE, args, Module::EncoderOnlyBase)?;
+    for warning in &settings.warnings {
+        say(warning);
+    }
+    let config = settings.arguments.check().map_err(refused)?;
+    for warning in config.warnings() {
+        say(warning);
+    }
+    use_threads(config.rerank.threads)?;
+    let started = Instant::now();
+    let report = rerank_file(&config, shown("pairs")?)?;
+    tell(&report, started.elapsed().as_secs_f64(), settings.json);
+    Ok(())
 }
