@@ -52,7 +52,7 @@ arguments! {
         query_instruction_for_rerank: Option<String> = None;
         /// The instruction for passages. A line's own `passage_prompt` replaces it.
         passage_instruction_for_rerank: Option<String> = None;
-        /// Longest prompt of a decoder. An encoder's pairs are cut at query_max_len + passage_max_len, so it changes nothing.
+        /// Longest prompt of a decoder. An encoder's pairs are cut at `query_max_len` + `passage_max_len`, so it changes nothing.
         max_len: usize = 512;
         /// What a decoder's prompt has between query and passage. An encoder has its own special tokens, so it changes nothing.
         sep_token: String = "\n".to_owned();

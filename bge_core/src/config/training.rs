@@ -115,7 +115,7 @@ arguments! {
         sentence_pooling_method: PoolingMethod = PoolingMethod::Cls;
         /// Scale vectors to length 1, so that scores are cosines.
         normalize_embeddings: bool = true;
-        /// Embed this many texts at a time: the memory of a small batch, the gradient of the large one. 0 is off.
+        /// Embed this many texts, or score this many pairs, at a time: the memory of a small batch, the gradient of the large one. 0 is off.
         sub_batch_size: Option<usize> = None;
         /// How teacher scores enter the loss.
         kd_loss_type: KdLossType = KdLossType::KlDiv;

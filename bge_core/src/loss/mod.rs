@@ -1,9 +1,10 @@
-//! What training minimises: contrastive cross-entropy and distillation over sentence vectors.
+//! What training minimises: contrastive cross-entropy and distillation over sentence vectors, or over the scores of pairs.
 //!
 //! Every loss of FlagEmbedding's embedders is a function of two things per query: the scores of its own group, and the
 //! log-sum-exp of all other queries' passages. Only the second is large, and it is never stored ([`scores`]).
 //! All arithmetic is in f32 on the vectors' device, and everything records a graph: call
-//! `backward()` on [`LossOutput::total`] and read the gradients of the vectors that went in.
+//! `backward()` on [`LossOutput::total`] and read the gradients of the vectors that went in. A cross-encoder's loss is a
+//! plain function of a few numbers a query, and brings its gradient itself ([`ranking_loss`]).
 
 mod distill;
 mod info_nce;

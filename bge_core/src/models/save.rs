@@ -49,7 +49,7 @@ pub fn save_model<'a>(
 }
 
 /// Writes a cross-encoder and its tokenizer's files into an existing folder, as transformers saves
-/// `BertForSequenceClassification` and its RoBERTa relatives.
+/// `BertForSequenceClassification` and what follows `RobertaForSequenceClassification`.
 ///
 /// `tokenizer_files` are copied byte for byte.
 pub fn save_cross_encoder<'a>(
