@@ -185,7 +185,7 @@ impl Reader<'_> {
                 ("eval_split", json!(self.shared.eval_split)),
                 ("output_dir", json!(model)),
             ];
-            let start = self.start::<FinetuneConfig>(&own, true);
+            let start = self.start::<FinetuneConfig>(&own, Some(Module::EncoderOnlyBase));
             self.read(Some("validate"), start, section)
         });
         let mine = self.take("mine").map(|section| {
@@ -193,7 +193,7 @@ impl Reader<'_> {
                 ("input_file", json!(rows.first())),
                 ("output_file", json!(mined)),
             ];
-            let start = self.start::<MineConfig>(&own, false);
+            let start = self.start::<MineConfig>(&own, None);
             let config = self.read(Some("mine"), start, section);
             self.one_file("mine", &rows, &config.mine.input_file);
             config
@@ -207,7 +207,7 @@ impl Reader<'_> {
                 ("output_dir", json!(reranker)),
                 ("model_name_or_path", json!(self.shared.reranker_name_or_path.as_ref().unwrap_or(&base))),
             ];
-            let start = self.start::<FinetuneConfig>(&own, true);
+            let start = self.start::<FinetuneConfig>(&own, Some(Module::RerankerEncoderOnlyBase));
             self.read(Some("finetune_reranker"), start, section)
         });
         let teacher = finetune_reranker
@@ -220,7 +220,7 @@ impl Reader<'_> {
                 ("output_file", json!(scored)),
                 ("reranker_name_or_path", json!(teacher)),
             ];
-            let start = self.start::<ScoreConfig>(&own, false);
+            let start = self.start::<ScoreConfig>(&own, None);
             let config = self.read(Some("score"), start, section);
             self.one_file("score", &rows, &config.files.input_file);
             config
@@ -234,7 +234,7 @@ impl Reader<'_> {
                 ("output_dir", json!(model)),
                 ("knowledge_distillation", json!(score.is_some())),
             ];
-            let start = self.start::<FinetuneConfig>(&own, true);
+            let start = self.start::<FinetuneConfig>(&own, Some(Module::EncoderOnlyBase));
             self.read(Some("finetune"), start, section)
         });
         let tuned = finetune.as_ref().map(|config| config.training.output_dir.clone());
@@ -244,7 +244,7 @@ impl Reader<'_> {
                 ("model_names_or_paths", json!(models)),
                 ("output_path", json!(merged)),
             ];
-            let start = self.start::<MergeConfig>(&own, false);
+            let start = self.start::<MergeConfig>(&own, None);
             self.read(Some("merge"), start, section)
         });
         let last = merge.as_ref().map(|config| config.merge.output_path.clone()).or(tuned);
@@ -257,7 +257,7 @@ impl Reader<'_> {
                 ("report", json!(report)),
                 ("output_file", json!(numbers)),
             ];
-            let start = self.start::<EvaluateConfig>(&own, false);
+            let start = self.start::<EvaluateConfig>(&own, None);
             self.read(Some("evaluate"), start, section)
         });
         let pipeline = PipelineConfig {
@@ -333,15 +333,16 @@ impl Reader<'_> {
     }
 
     /// Defaults, under what is shared, under what the pipeline itself decides.
-    fn start<A: Arguments + Default>(&mut self, own: &[(&str, Value)], trains: bool) -> A {
+    fn start<A: Arguments + Default>(&mut self, own: &[(&str, Value)], trains: Option<Module>) -> A {
         let mut arguments = A::default();
         let shared = NAMES.iter().map(|(shared, training, embedding)| {
             let value = self.shared.get(shared).unwrap_or_default();
-            (if trains { *training } else { *embedding }, value)
+            (if trains.is_some() { *training } else { *embedding }, value)
         });
         let all: Vec<(&str, Value)> = shared.chain(own.iter().map(|(name, value)| (*name, value.clone()))).collect();
         for (name, value) in all {
-            if value.is_null() || A::field(name).is_none() {
+            let taken = A::field(name).is_some_and(|field| trains.is_none_or(|module| module.takes(field)));
+            if value.is_null() || !taken {
                 continue;
             }
             if let Err(error) = arguments.set(name, &value) {
