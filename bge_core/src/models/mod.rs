@@ -10,6 +10,8 @@ pub mod hub;
 mod pooling;
 mod save;
 pub(crate) mod weights;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 pub use batch::Batch;
 pub use bert::{Bert, BertRecord, Keep};
