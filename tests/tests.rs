@@ -50,3 +50,5 @@ mod tokenize;
 mod training;
 mod validate;
 mod wasm;
+#[cfg(feature = "zoo")]
+mod zoo;

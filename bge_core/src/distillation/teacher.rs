@@ -129,7 +129,7 @@ const EMBEDDER: &str = "embedder";
 /// What a folder is, by its files.
 fn tell(folder: &Path) -> Result<(&'static str, Vec<Issue>)> {
     crate::inference::refuse_decoder(folder)?;
-    let opened = ModelFolder::open(folder)?;
+    let opened = ModelFolder::open_to_run(folder)?;
     let class = opened.config.raw.get("architectures").map(|list| list[0].clone());
     let has_head = class
         .as_ref()

@@ -67,7 +67,7 @@ pub fn choose_weights(
         let second = step as f64 / arguments.merge_steps.max(1) as f64;
         let weights = [1.0 - second, second];
         let model = Bert::new(folder.config.clone(), merger.weights(&weights)?)?;
-        let embedder = Embedder::assemble(&folder, model, tokenizer.clone(), &embed)?;
+        let embedder = Embedder::with_model(&folder, model, tokenizer.clone(), &embed)?;
         let mut ndcg_at_10 = Vec::new();
         for folder in &folders {
             let evaluation = measure(&embedder, folder, &options, listener)?;

@@ -2,19 +2,20 @@
 
 use std::path::Path;
 
-use super::schedule::{BatchLimits, VectorShape, encode_tokens};
+use super::encoder::Encoder;
+use super::schedule::{BatchLimits, VectorShape};
 use super::vectors::Vectors;
 use crate::config::{EmbedArguments, PoolingMethod, TextRole};
 use crate::data::template::Template;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
-use crate::models::{Bert, ModelFolder, hub, read_weights};
+use crate::models::{Bert, EncoderConfig, ModelFolder, hub};
 use crate::tokenize::{TokenBatch, Tokenizer};
 
 /// A loaded model with its tokenizer and its way from texts to vectors. Safe to share between threads.
 #[derive(Clone, Debug)]
 pub struct Embedder {
-    model: Bert,
+    model: Encoder,
     tokenizer: Tokenizer,
     shape: VectorShape,
     limits: BatchLimits,
@@ -58,24 +59,31 @@ impl Embedder {
     /// Pooling, instructions and lengths are those of `arguments`, and where these say nothing, those of the folder;
     /// without any word on pooling it is `cls`, BGE's. See [`Embedder::notes`] for what was assumed.
     pub fn from_finetuned(folder: impl AsRef<Path>, arguments: &EmbedArguments) -> Result<Self> {
-        let folder = ModelFolder::open(folder.as_ref())?;
+        let folder = ModelFolder::open_to_run(folder.as_ref())?;
         let tokenizer = Tokenizer::open(&folder.path)?;
-        let weights = read_weights(&folder.path)?;
-        let model =
-            Bert::new(folder.config.clone(), weights).map_err(|error| error.with_path(&folder.path))?;
+        let model = Encoder::open(&folder)?;
         Self::assemble(&folder, model, tokenizer, arguments)
     }
 
     /// An embedder around a model in memory; `folder` says all that the weights do not.
-    pub(crate) fn assemble(
+    pub(crate) fn with_model(
         folder: &ModelFolder,
         model: Bert,
         tokenizer: Tokenizer,
         arguments: &EmbedArguments,
     ) -> Result<Self> {
+        Self::assemble(folder, Encoder::Bert(model), tokenizer, arguments)
+    }
+
+    fn assemble(
+        folder: &ModelFolder,
+        model: Encoder,
+        tokenizer: Tokenizer,
+        arguments: &EmbedArguments,
+    ) -> Result<Self> {
         let mut notes = Vec::new();
         let mut note = |message: String| notes.push(Issue::new("model.assumed", Severity::Info, message));
-        check_vocabulary(&tokenizer, &model, &folder.path)?;
+        check_vocabulary_rows(&tokenizer, model.config().vocab_size, &folder.path)?;
         let pooling = arguments.pooling_method.or(folder.pooling).unwrap_or_else(|| {
             note("the folder does not say how to pool; using cls (set pooling_method)".to_owned());
             PoolingMethod::Cls
@@ -161,9 +169,9 @@ impl Embedder {
         self.shape.truncate_dim.map_or(width, |dim| dim.min(width))
     }
 
-    /// The model.
-    pub fn model(&self) -> &Bert {
-        &self.model
+    /// The sizes of the model, and its whole `config.json`.
+    pub fn config(&self) -> &EncoderConfig {
+        self.model.config()
     }
 
     /// The tokenizer.
@@ -221,7 +229,7 @@ impl Embedder {
 
     /// Vectors of tokenized texts; `progress` hears how many are done.
     pub fn encode_tokens(&self, tokens: &TokenBatch, progress: impl FnMut(usize)) -> Result<Vectors> {
-        encode_tokens(&self.model, tokens, self.shape, self.limits, progress)
+        self.model.encode(tokens, self.shape, self.limits, progress)
     }
 }
 

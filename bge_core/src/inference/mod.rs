@@ -1,6 +1,7 @@
 //! Running a finished model: from texts to vectors.
 
 mod embedder;
+mod encoder;
 mod reranker;
 mod schedule;
 mod vectors;

@@ -6,13 +6,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::embedder::check_vocabulary_rows;
-use super::schedule::{BatchLimits, in_batches};
+use super::encoder::Scorer;
+use super::schedule::BatchLimits;
 use crate::config::{RerankArguments, check_scoring::LLM_RERANKERS};
 use crate::data::template::Template;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 use crate::issue::{Issue, Severity};
-use crate::models::CrossEncoder;
+use crate::models::{EncoderConfig, ModelFolder};
 use crate::tokenize::{PairLimits, TokenBatch, Tokenizer};
 
 /// The LLM rerankers of FlagEmbedding's mapping.
@@ -41,7 +42,7 @@ const DECODERS: [&str; 12] = [
 /// A loaded cross-encoder with its tokenizer: pairs of query and passage to scores. Safe to share between threads.
 #[derive(Clone, Debug)]
 pub struct Reranker {
-    model: CrossEncoder,
+    model: Scorer,
     tokenizer: Tokenizer,
     lengths: PairLimits,
     batch: BatchLimits,
@@ -61,7 +62,7 @@ impl Reranker {
         let folder = folder.as_ref();
         refuse_llm_class(arguments)?;
         refuse_decoder(folder)?;
-        let model = CrossEncoder::open(folder)?;
+        let model = Scorer::open(&ModelFolder::open_to_run(folder)?)?;
         let tokenizer = Tokenizer::open(folder)?;
         check_vocabulary_rows(&tokenizer, model.config().vocab_size, folder)?;
         let positions = model.config().max_tokens();
@@ -112,9 +113,9 @@ impl Reranker {
         &self.notes
     }
 
-    /// The model.
-    pub fn model(&self) -> &CrossEncoder {
-        &self.model
+    /// The sizes of the model, and its whole `config.json`.
+    pub fn config(&self) -> &EncoderConfig {
+        self.model.config()
     }
 
     /// The tokenizer.
@@ -162,19 +163,12 @@ impl Reranker {
 
     /// The scores of tokenized pairs; `progress` hears how many are done.
     pub fn score_tokens(&self, tokens: &TokenBatch, progress: impl FnMut(usize)) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0_f32; tokens.len()];
-        in_batches(
-            self.model.config(),
-            tokens,
-            self.batch,
-            progress,
-            |batch, pairs| {
-                for (score, &pair) in self.model.scores(batch)?.into_iter().zip(pairs) {
-                    scores[pair] = if self.normalize { sigmoid(score) } else { score };
-                }
-                Ok(())
-            },
-        )?;
+        let mut scores = self.model.scores(tokens, self.batch, progress)?;
+        if self.normalize {
+            for score in &mut scores {
+                *score = sigmoid(*score);
+            }
+        }
         Ok(scores)
     }
 }

@@ -102,6 +102,30 @@ pub(super) fn in_batches(
     Ok(())
 }
 
+/// As [`encode_tokens`] for a network that takes one text at a time: `pool` gives the vector `[1, width]` of a text.
+#[cfg(feature = "zoo")]
+pub(super) fn one_by_one(
+    tokens: &TokenBatch,
+    width: usize,
+    shape: VectorShape,
+    mut progress: impl FnMut(usize),
+    pool: impl Fn(&[u32], &[u32]) -> Result<candle_core::Tensor>,
+) -> Result<Vectors> {
+    let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
+    let mut data = Vec::with_capacity(tokens.len() * dim);
+    for text in 0..tokens.len() {
+        let types = tokens.type_ids.as_ref().map(|types| &types[tokens.range(text)]);
+        let pooled = pool(tokens.row(text), types.unwrap_or_default())?;
+        let start = data.len();
+        data.extend_from_slice(&read(&pooled)?[..dim]);
+        if shape.normalize {
+            scale_to_one(&mut data[start..]);
+        }
+        progress(text + 1);
+    }
+    Ok(Vectors { data, dim })
+}
+
 /// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.
 fn scale_to_one(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);

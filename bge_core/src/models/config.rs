@@ -107,8 +107,18 @@ impl EncoderConfig {
                 );
             }
             other => {
-                let message =
-                    format!("this version trains and runs `bert` and `xlm-roberta` encoders, not `{other}`");
+                let zoo = match other {
+                    "modernbert" | "deberta-v2" if cfg!(feature = "zoo") => {
+                        "; it can be run, but not trained"
+                    }
+                    "modernbert" | "deberta-v2" => {
+                        "; built with `--features zoo`, bge runs it, but does not train it"
+                    }
+                    _ => "",
+                };
+                let message = format!(
+                    "this version trains and runs `bert` and `xlm-roberta` encoders, not `{other}`{zoo}"
+                );
                 return Err(Error::new(ErrorKind::Unsupported, message).with_field("model_type"));
             }
         };

@@ -31,6 +31,22 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Reads the small files of a model folder; the weights stay on disk.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, EncoderConfig::parse)
+    }
+
+    /// As [`ModelFolder::open`], and with the feature `zoo` also for the models that run but are not trained here.
+    pub(crate) fn open_to_run(path: &Path) -> Result<Self> {
+        #[cfg(feature = "zoo")]
+        let parse = |text: &str| match serde_json::from_str(text) {
+            Ok(raw) if super::zoo::is_zoo(&raw) => super::zoo::parse_config(raw),
+            _ => EncoderConfig::parse(text),
+        };
+        #[cfg(not(feature = "zoo"))]
+        let parse = EncoderConfig::parse;
+        Self::open_with(path, parse)
+    }
+
+    fn open_with(path: &Path, parse: impl Fn(&str) -> Result<EncoderConfig>) -> Result<Self> {
         if !path.is_dir() {
             let message = if path.exists() {
                 "this is a file, not a model folder"
@@ -44,8 +60,7 @@ impl ModelFolder {
             let message = "there is no config.json in this folder; a model folder holds config.json, model.safetensors and tokenizer.json";
             return Err(Error::new(ErrorKind::NotFound, message).with_path(path));
         }
-        let config =
-            EncoderConfig::parse(&files::read_text(&file)?).map_err(|error| error.with_path(&file))?;
+        let config = parse(&files::read_text(&file)?).map_err(|error| error.with_path(&file))?;
         let mut folder = Self {
             path: path.to_path_buf(),
             config,

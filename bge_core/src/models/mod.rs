@@ -11,6 +11,8 @@ mod merge;
 mod pooling;
 mod save;
 pub(crate) mod weights;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 pub use batch::Batch;
 pub use bert::{Bert, BertRecord, Keep};

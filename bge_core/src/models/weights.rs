@@ -120,7 +120,7 @@ fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
 }
 
 /// The safetensors files of a folder: one, or the shards that its index names.
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let whole = folder.join(WHOLE);
     if whole.exists() {
         return Ok(vec![whole]);

@@ -1,0 +1,130 @@
+//! The networks that an embedder and a reranker run: our own, and with the feature `zoo` candle-transformers'.
+
+use super::schedule::{BatchLimits, VectorShape, encode_tokens, in_batches};
+use super::vectors::Vectors;
+use crate::error::{Error, Result};
+use crate::models::{Bert, CrossEncoder, EncoderConfig, ModelFolder, read_weights};
+use crate::tokenize::TokenBatch;
+
+/// Token ids to vectors.
+#[derive(Clone, Debug)]
+pub(super) enum Encoder {
+    Bert(Bert),
+    #[cfg(feature = "zoo")]
+    Zoo(std::sync::Arc<crate::models::zoo::ZooModel>),
+}
+
+/// Token ids of pairs to scores.
+#[derive(Clone, Debug)]
+pub(super) enum Scorer {
+    CrossEncoder(CrossEncoder),
+    #[cfg(feature = "zoo")]
+    Zoo(std::sync::Arc<crate::models::zoo::ZooModel>),
+}
+
+/// The network of the zoo that a folder holds; none if it is not the zoo's.
+#[cfg(feature = "zoo")]
+fn zoo(folder: &ModelFolder) -> Result<Option<std::sync::Arc<crate::models::zoo::ZooModel>>> {
+    use crate::models::zoo::{ZooModel, is_zoo};
+    if !is_zoo(&folder.config.raw) {
+        return Ok(None);
+    }
+    Ok(Some(ZooModel::open(&folder.path, folder.config.clone())?.into()))
+}
+
+impl Encoder {
+    pub(super) fn open(folder: &ModelFolder) -> Result<Self> {
+        #[cfg(feature = "zoo")]
+        if let Some(zoo) = zoo(folder)? {
+            return Ok(Self::Zoo(zoo));
+        }
+        let weights = read_weights(&folder.path)?;
+        let bert = Bert::new(folder.config.clone(), weights);
+        bert.map(Self::Bert)
+            .map_err(|error| error.with_path(&folder.path))
+    }
+
+    pub(super) fn config(&self) -> &EncoderConfig {
+        match self {
+            Self::Bert(bert) => bert.config(),
+            #[cfg(feature = "zoo")]
+            Self::Zoo(zoo) => zoo.config(),
+        }
+    }
+
+    pub(super) fn encode(
+        &self,
+        tokens: &TokenBatch,
+        shape: VectorShape,
+        limits: BatchLimits,
+        progress: impl FnMut(usize),
+    ) -> Result<Vectors> {
+        match self {
+            Self::Bert(bert) => encode_tokens(bert, tokens, shape, limits, progress),
+            #[cfg(feature = "zoo")]
+            Self::Zoo(zoo) => {
+                let pool = |ids: &[u32], types: &[u32]| {
+                    let hidden = zoo.hidden(ids, types)?;
+                    crate::models::pool(shape.pooling, &hidden, &[0, ids.len() as u32])
+                };
+                let width = zoo.config().hidden_size;
+                super::schedule::one_by_one(tokens, width, shape, progress, pool)
+            }
+        }
+    }
+}
+
+impl Scorer {
+    pub(super) fn open(folder: &ModelFolder) -> Result<Self> {
+        #[cfg(feature = "zoo")]
+        if let Some(zoo) = zoo(folder)? {
+            if !zoo.has_head() {
+                let message = "there is no classification head: this is not a cross-encoder but an encoder";
+                let error = Error::new(crate::error::ErrorKind::ModelFormat, message);
+                return Err(error.with_path(&folder.path));
+            }
+            return Ok(Self::Zoo(zoo));
+        }
+        CrossEncoder::open(&folder.path)
+            .map(Self::CrossEncoder)
+            .map_err(|error: Error| error.with_path(&folder.path))
+    }
+
+    pub(super) fn config(&self) -> &EncoderConfig {
+        match self {
+            Self::CrossEncoder(model) => model.config(),
+            #[cfg(feature = "zoo")]
+            Self::Zoo(zoo) => zoo.config(),
+        }
+    }
+
+    /// Logits of pairs in their order.
+    pub(super) fn scores(
+        &self,
+        tokens: &TokenBatch,
+        limits: BatchLimits,
+        progress: impl FnMut(usize),
+    ) -> Result<Vec<f32>> {
+        let mut scores = vec![0.0_f32; tokens.len()];
+        match self {
+            Self::CrossEncoder(model) => {
+                in_batches(model.config(), tokens, limits, progress, |batch, pairs| {
+                    for (score, &pair) in model.scores(batch)?.into_iter().zip(pairs) {
+                        scores[pair] = score;
+                    }
+                    Ok(())
+                })?;
+            }
+            #[cfg(feature = "zoo")]
+            Self::Zoo(zoo) => {
+                let mut progress = progress;
+                for (pair, score) in scores.iter_mut().enumerate() {
+                    let types = tokens.type_ids.as_ref().map(|types| &types[tokens.range(pair)]);
+                    *score = zoo.score(tokens.row(pair), types.unwrap_or_default())?;
+                    progress(pair + 1);
+                }
+            }
+        }
+        Ok(scores)
+    }
+}
