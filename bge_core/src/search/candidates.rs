@@ -86,11 +86,7 @@ pub(super) struct Judge<'s> {
 impl Judge<'_> {
     /// Candidates that are kept before they are cut.
     fn room(&self) -> usize {
-        if self.k <= 4096 {
-            (3 * self.k).max(64)
-        } else {
-            2 * self.k
-        }
+        (2 * self.k).max(64)
     }
 
     /// Takes a row that reached the threshold; says whether the threshold has changed.

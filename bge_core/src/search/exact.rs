@@ -20,10 +20,14 @@ use crate::error::{Result, bail};
 
 /// Bytes of packed queries that stay in the cache of a core beside the rows that pass through.
 const CACHE: usize = 800 << 10;
+/// The same for the matrix unit: processors that have it have larger caches.
+const MATRIX_CACHE: usize = 1400 << 10;
 /// Queries whose candidates are in memory at once.
 const MOST_QUERIES: usize = 1 << 13;
 /// Queries of a panel of the matrix unit.
 const MATRIX_WIDTH: usize = 32;
+/// Queries of a group are a multiple of this: of the narrowest panel, or half a panel of the matrix unit.
+const LANES: usize = 16;
 /// Vectors shorter than this do not become infinite in bfloat16.
 const FITS_BFLOAT16: f64 = 1e37;
 /// Blocks after which the memory of stored rows is given back, if they are more than this.
@@ -196,29 +200,21 @@ impl<'a> Exact<'a> {
         let longest = queries.iter().map(|query| query.norm).fold(most, f64::max);
         judge.matrix &= longest < FITS_BFLOAT16;
         let threads = rayon::current_num_threads();
-        let (widest, bytes) = if judge.matrix {
-            (MATRIX_WIDTH, size_of::<u16>())
+        let (widest, bytes, cache) = if judge.matrix {
+            (MATRIX_WIDTH, size_of::<u16>(), MATRIX_CACHE)
         } else {
-            (self.level.width(usize::MAX), size_of::<f32>())
+            (self.level.width(usize::MAX), size_of::<f32>(), CACHE)
         };
-        let room = (CACHE / (widest * dim * bytes)).max(1);
-        let groups = queries.len().div_ceil(widest).div_ceil(room);
-        let groups = if groups > threads {
-            groups.next_multiple_of(threads)
-        } else {
-            groups
-        };
-        let size = queries.len().div_ceil(groups).next_multiple_of(widest);
+        let room = (cache / (widest * dim * bytes)).max(1);
+        // A group for each thread before rows are parted: every part has candidates of its own to settle.
+        let panels = queries.len().div_ceil(widest);
+        let groups = panels.div_ceil(room).next_multiple_of(threads).min(panels);
+        let size = queries.len().div_ceil(groups).next_multiple_of(LANES);
         let blocks = self.norms.len();
-        let parts = (2 * threads)
+        let parts = threads
             .div_ceil(queries.len().div_ceil(size))
             .min(blocks.div_ceil(8))
             .max(1);
-        let parts = if queries.len().div_ceil(size).is_multiple_of(threads) {
-            1
-        } else {
-            parts
-        };
         let part = blocks.div_ceil(parts);
         queries
             .par_chunks(size)
