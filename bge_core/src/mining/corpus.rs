@@ -392,8 +392,8 @@ impl Index {
 struct Rows {
     places: Vec<RowPlace>,
     groups: HashMap<u64, u32>,
-    /// Hashes of the pairs of prompt and query, and the first row of each.
-    pairs: HashMap<String, u32>,
+    /// Content hashes of the pairs of prompt and query, to 128 bits, and the number of each.
+    pairs: HashMap<u128, u32>,
     asked: Vec<u32>,
     digest: Digest,
     bytes: Digest,
@@ -420,15 +420,18 @@ impl Rows {
         pair.add(prompt.unwrap_or_default().as_bytes())
             .add(record.query.as_bytes());
         let pair = pair.finish();
+        let half = pair
+            .get(..32)
+            .and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        let half = half.unwrap_or_default();
         let next = self.asked.len() as u32;
-        let asked = match self.pairs.get(&pair) {
-            Some(asked) => *asked,
-            None => {
-                self.digest.add(pair.as_bytes());
-                self.pairs.insert(pair, next);
-                self.asked.push(self.places.len() as u32);
-                next
-            }
+        let asked = if let Some(asked) = self.pairs.get(&half) {
+            *asked
+        } else {
+            self.digest.add(pair.as_bytes());
+            self.pairs.insert(half, next);
+            self.asked.push(self.places.len() as u32);
+            next
         };
         self.places.push(RowPlace {
             place,

@@ -13,7 +13,7 @@ use crate::search::{VectorLayout, VectorStore, VectorType, VectorWriter};
 use crate::tokenize::TokenBatch;
 
 /// Texts in memory at once; a multiple of the blocks of a [`VectorStore`].
-const BLOCK: usize = 4096;
+const BLOCK: usize = 1024;
 
 /// What makes vectors and where they are kept.
 pub(super) struct Encoder<'a> {
@@ -73,12 +73,8 @@ impl Encoder<'_> {
             dim: self.embedder.dim(),
             key: self.key(texts, hash)?,
         };
-        let tag: String = layout
-            .key
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let start = layout.key.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        let tag = format!("{start:016x}");
         let path = self.folder.join(format!("{name}-{tag}.vectors"));
         let count = range.len();
         if let Some(store) = VectorStore::open_current(&path, &layout)?.filter(|store| store.len() == count) {

@@ -25,6 +25,8 @@ use crate::search::{Hit, Rows, SearchIndex, VectorStore};
 
 /// Rows that are searched at once, at least.
 const SEARCHED: usize = 2048;
+/// Hits in memory at once, at most, unless a single row has more.
+const HITS: usize = 1 << 22;
 /// Rows between two notes of what is done, where a cross-encoder takes long for each.
 const RESCORED: usize = 32;
 
@@ -156,7 +158,9 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     let mut index = index::open(Rows::Stored(&stored), mine, &stored.layout().key)?;
     miner.all(
         &mut *index,
-        mine.search_batch_size.max(SEARCHED),
+        mine.search_batch_size
+            .max(SEARCHED)
+            .min((HITS / rules.end).max(1)),
         &mut parts,
         report,
     )?;
