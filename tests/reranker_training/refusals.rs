@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use bge_core::config::{FinetuneConfig, from_command_line, json_schema};
+use bge_core::config::{DataArguments, FinetuneConfig, Module, from_command_line, json_schema};
+use bge_core::data::preflight::validate_files;
+use bge_core::data::session::ValidationOptions;
 use bge_core::models::{CrossEncoder, ModelFolder};
 use bge_tests::copy;
 use candle_core::{Device, Tensor};
@@ -248,4 +250,39 @@ fn flags_that_do_not_apply_are_refused_by_name_and_upstreams_command_runs_unchan
     );
     let embedder = FinetuneConfig::from_flags(&["--query_instruction_for_rerank", "x"]).unwrap_err();
     assert_eq!(embedder[0].code, "config.unknown_flag");
+}
+
+#[test]
+fn a_reranker_is_told_of_missing_negatives_and_of_leaks_and_not_of_in_batch_trouble() {
+    let place = tempfile::tempdir().unwrap();
+    bge_tests::beir(place.path());
+    // The rows of the evaluation data itself, all with one positive: a leak, and for an embedder false negatives in the batch.
+    let queries = fs::read_to_string(place.path().join("queries.jsonl")).unwrap();
+    let mut data = String::new();
+    for line in queries.lines() {
+        let query: serde_json::Value = serde_json::from_str(line).unwrap();
+        let row =
+            serde_json::json!({ "query": query["text"], "pos": ["one positive"], "neg": ["one", "two"] });
+        data.push_str(&format!("{row}\n"));
+    }
+    let train = place.path().join("train.jsonl");
+    fs::write(&train, data).unwrap();
+    let codes = |module| {
+        let options = ValidationOptions {
+            module,
+            data: DataArguments {
+                train_data: vec![train.display().to_string()],
+                eval_dataset: Some(place.path().display().to_string()),
+                train_group_size: 3,
+                ..DataArguments::default()
+            },
+            ..ValidationOptions::default()
+        };
+        let report = validate_files(options, None, |_| true).unwrap();
+        let codes: Vec<&str> = report.issues.iter().map(|group| group.code).collect();
+        codes
+    };
+    let (embedder, reranker) = (codes(Module::EncoderOnlyBase), codes(MODULE));
+    assert!(embedder.contains(&"data.pos_shared") && !reranker.contains(&"data.pos_shared"));
+    assert!(reranker.iter().any(|code| code.contains("leak")), "{reranker:?}");
 }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use bge_core::config::{
-    self, Arguments, DataArguments, FieldKind, FinetuneConfig, Loader, TrainingArguments,
+    self, Arguments, DataArguments, FieldKind, FinetuneConfig, Loader, Module, TrainingArguments,
 };
 use bge_core::data::preflight::{FileProgress, validate_files};
 use bge_core::data::session::{TokenCounter, ValidationOptions};
@@ -20,6 +20,7 @@ FLAGS are those of `bge finetune`; these change the answer:
   --per_device_train_batch_size N --num_train_epochs N --small_threshold N --drop_threshold N
   --eval_dataset FOLDER --eval_split NAME    look for texts of the evaluation data
   --model_name_or_path DIR                   count tokens too
+  --module reranker.encoder_only.base        judge the rows as a reranker would train on them
 
 Ends with 1 if there are errors, 2 for wrong usage.
 ";
@@ -62,10 +63,10 @@ fn validate(
     }
     let mut words = args.to_vec();
     let as_json = config::take_switch(&mut words, "--json");
-    let config = match read_config(&words) {
-        Ok((config, warnings)) => {
+    let (module, config) = match read_config(&words) {
+        Ok((module, config, warnings)) => {
             warnings.iter().try_for_each(|issue| writeln!(err, "{issue}"))?;
-            config
+            (module, config)
         }
         Err(issues) => {
             issues.iter().try_for_each(|issue| writeln!(err, "{issue}"))?;
@@ -84,7 +85,9 @@ fn validate(
     let report = {
         let mut bar = ProgressLine::new(err, started);
         let counter = counter.as_deref().map(|counter| counter as TokenCounter<'_>);
-        let report = validate_files(options(data, training), counter, |progress| bar.show(progress));
+        let report = validate_files(options(module, data, training), counter, |progress| {
+            bar.show(progress)
+        });
         bar.end()?;
         report
     };
@@ -116,9 +119,10 @@ fn validate(
     Ok(i32::from(report.has_errors()))
 }
 
-fn options(data: DataArguments, training: TrainingArguments) -> ValidationOptions {
+fn options(module: Module, data: DataArguments, training: TrainingArguments) -> ValidationOptions {
     let world_size = training.devices.len().max(1);
     ValidationOptions {
+        module,
         data,
         training,
         world_size,
@@ -127,10 +131,12 @@ fn options(data: DataArguments, training: TrainingArguments) -> ValidationOption
 }
 
 /// The settings of file and flags; words that belong to no flag are training data.
-fn read_config(words: &[String]) -> Result<(FinetuneConfig, Vec<Issue>), Vec<Issue>> {
-    let (file, words) = config::split_config_flag(words).map_err(|issue| vec![issue])?;
+fn read_config(words: &[String]) -> Result<(Module, FinetuneConfig, Vec<Issue>), Vec<Issue>> {
+    let mut words = words.to_vec();
+    let module = take_module(&mut words)?;
+    let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
     let (paths, flags) = split_paths(&words);
-    let mut loader = Loader::<FinetuneConfig>::new();
+    let mut loader = Loader::<FinetuneConfig>::for_module(module);
     if let Some(name) = file {
         let text = fs::read_to_string(&name).map_err(|error| {
             let error = Error::io(&name, "read the settings", error);
@@ -145,14 +151,33 @@ fn read_config(words: &[String]) -> Result<(FinetuneConfig, Vec<Issue>), Vec<Iss
         return Err(vec![Issue::new("config.usage", Severity::Error, message)]);
     }
     // What only training needs may be missing; what is there has to be right.
-    if let Err(issues) = parsed.arguments.clone().check() {
+    if let Err(issues) = parsed.arguments.clone().check_for(module) {
         let wrong = |issue: &Issue| issue.severity == Severity::Error && issue.code != "config.required";
         let issues: Vec<Issue> = issues.into_iter().filter(wrong).collect();
         if !issues.is_empty() {
             return Err(issues);
         }
     }
-    Ok((parsed.arguments, parsed.warnings))
+    Ok((module, parsed.arguments, parsed.warnings))
+}
+
+/// Takes `--module NAME` out of the words.
+fn take_module(words: &mut Vec<String>) -> Result<Module, Vec<Issue>> {
+    let Some(at) = words.iter().position(|word| word == "--module") else {
+        return Ok(Module::default());
+    };
+    let name = words.drain(at..words.len().min(at + 2)).nth(1);
+    let module = name.as_deref().map_or_else(
+        || {
+            let message = "`--module` needs a name";
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        },
+        Module::from_path,
+    );
+    module.map_err(|error| {
+        let issue = Issue::new("config.unknown_module", Severity::Error, error.message());
+        vec![issue.on_field("module")]
+    })
 }
 
 /// Separates paths from flags and their values: a flag takes as many values as its kind has.
