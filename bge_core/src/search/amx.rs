@@ -12,6 +12,7 @@ use core::arch::x86_64::{
     _mm512_and_si512, _mm512_castps_si512, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_loadu_ps,
     _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_srli_epi32,
 };
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::kernel::Tile;
@@ -68,8 +69,8 @@ fn allowed() -> bool {
     false
 }
 
-/// The unit, set up for this thread until it is dropped.
-pub(super) struct Unit(());
+/// The unit, set up for this thread until it is dropped; it cannot go to another one.
+pub(super) struct Unit(PhantomData<*const ()>);
 
 impl Unit {
     /// Sets the thread's unit up for eight tiles of 16 rows of 64 bytes, if there is one.
@@ -91,7 +92,7 @@ impl Unit {
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly));
         }
-        Some(Self(()))
+        Some(Self(PhantomData))
     }
 
     /// One tile: 32 packed rows with the queries of a packed panel.
@@ -103,6 +104,7 @@ impl Unit {
             "a tile of another shape"
         );
         assert!(thresholds.len() == STRIP, "thresholds of another panel");
+        let Self(_this_thread) = self;
         #[expect(unsafe_code, reason = "the unit has no other interface")]
         // SAFETY: `self` proves that the unit is set up; both operands are `steps` times two tiles, `scores` has room
         // for 32 times 32 numbers, which is what four tiles with rows 128 bytes apart take.

@@ -4,6 +4,9 @@
 //! mapped file and multiplied with all panels of a block. A score that cannot be among the best any more is never
 //! written. What passes is kept with its error bound ([`bounds`](super::bounds)), and scored in f64 in the end, or when it
 //! becomes too much (a corpus of copies).
+//!
+//! Where the processor has a matrix unit, it proposes ([`amx`](super::amx)), and the vector unit takes over where bfloat16
+//! cannot tell the rows apart.
 
 use std::ops::Range;
 
