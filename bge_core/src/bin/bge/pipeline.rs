@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use bge_core::config::{
-    Arguments as _, PipelineArguments, PipelineConfig, STAGES, flag_help, take_switch,
-};
+use bge_core::config::{PipelineArguments, PipelineConfig, flag_help, take_switch};
 use bge_core::pipeline::{Audience, PipelineEvent, PipelineReport, run as run_stages};
 use bge_core::{Issue, Severity, files};
 use serde_json::json;
@@ -49,7 +47,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let text = files::read_text(Path::new(file))
         .map_err(|error| Failure::Usage(vec![Issue::new("config.file", Severity::Error, error.to_string())]))?;
     let config = PipelineConfig::parse(file, &text).map_err(refused)?;
-    let report = show(&config)?;
+    let (report, _) = show(&config, None)?;
     if json {
         let stages: serde_json::Map<String, serde_json::Value> = report
             .stages
@@ -75,26 +73,45 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     Ok(())
 }
 
+/// The stages that ran or were skipped, with the seconds of each.
+pub(crate) type Stages = Vec<(&'static str, f64)>;
+
+/// Tells of a stage and the command that does the same, before it runs.
+pub(crate) type Teller<'a> = &'a dyn Fn(&str, &str);
+
 /// Runs a pipeline with a line for each stage on standard error.
-pub(crate) fn show(config: &PipelineConfig) -> Outcome<PipelineReport> {
+pub(crate) fn show(config: &PipelineConfig, teller: Option<Teller<'_>>) -> Outcome<(PipelineReport, Stages)> {
     for warning in &config.warnings {
         say(warning);
     }
-    debug_assert!(PipelineArguments::fields().iter().all(|field| !STAGES.contains(&field.name)));
     let mut counter = Counter::new("");
     let mut started = Instant::now();
     let mut head = String::new();
+    let mut stages = Stages::new();
     let mut listener = |event: PipelineEvent<'_>| match event {
-        PipelineEvent::Begin { stage, number, of, .. } => {
+        PipelineEvent::Begin {
+            stage,
+            number,
+            of,
+            command,
+        } => {
             started = Instant::now();
             head = format!("[{number}/{of}] {stage}");
+            if let Some(teller) = teller {
+                teller(stage, command);
+            }
         }
         PipelineEvent::Progress { done, total } => counter.at(done, total),
         PipelineEvent::Note(issue) => say(issue),
-        PipelineEvent::Skipped { summary, .. } => say(format!("{head}: current, skipped ({summary})")),
-        PipelineEvent::Done { summary, .. } => {
+        PipelineEvent::Skipped { stage, summary } => {
+            stages.push((stage, 0.0));
+            say(format!("{head}: current, skipped ({summary})"));
+        }
+        PipelineEvent::Done { stage, summary } => {
             counter.clear();
-            say(format!("{head}: {summary} ({:.1} s)", started.elapsed().as_secs_f64()));
+            let secs = started.elapsed().as_secs_f64();
+            stages.push((stage, secs));
+            say(format!("{head}: {summary} ({secs:.1} s)"));
         }
     };
     let mut training = TrainProgress::new();
@@ -103,5 +120,6 @@ pub(crate) fn show(config: &PipelineConfig) -> Outcome<PipelineReport> {
         training: &mut training,
         stopper: stopper()?,
     };
-    Ok(run_stages(config, &mut audience)?)
+    let report = run_stages(config, &mut audience)?;
+    Ok((report, stages))
 }
