@@ -133,7 +133,9 @@ fn random_value(field: &FieldDoc, draws: &mut Draws) -> Value {
         FieldKind::Text => json!(random_text(draws)),
         FieldKind::Choice => json!(field.choices[draws.below(field.choices.len())]),
         FieldKind::Texts => (0..draws.below(4)).map(|_| random_text(draws)).collect(),
-        FieldKind::Numbers => (0..draws.below(4)).map(|_| draws.below(5000) as f64 / 8.0).collect(),
+        FieldKind::Numbers => (0..draws.below(4))
+            .map(|_| draws.below(5000) as f64 / 8.0)
+            .collect(),
         FieldKind::Counts => (0..draws.below(4)).map(|_| draws.below(5000)).collect(),
         FieldKind::Object => random_object(draws),
     }

@@ -152,7 +152,10 @@ fn only_what_depends_on_a_change_runs_again() {
     let folder = place();
     let text = settings(folder.path());
     go(&text, &mut StopAfter(usize::MAX)).0.unwrap();
-    let (_, skipped) = go(&text.replace("[0.25, 0.75]", "[0.5, 0.5]"), &mut StopAfter(usize::MAX));
+    let (_, skipped) = go(
+        &text.replace("[0.25, 0.75]", "[0.5, 0.5]"),
+        &mut StopAfter(usize::MAX),
+    );
     assert_eq!(
         skipped,
         ["validate", "mine", "finetune_reranker", "score", "finetune"]
@@ -181,7 +184,12 @@ fn an_interrupted_pipeline_ends_with_the_bytes_of_an_undisturbed_one() {
     fs::write(torn.path().join("out/.scored.jsonl.1234.part"), "half a line").unwrap();
     fs::create_dir_all(torn.path().join("out/model/.checkpoint-4.1234.part")).unwrap();
     go(&disturbed, &mut StopAfter(usize::MAX)).0.unwrap();
-    for name in ["mined.jsonl", "scored.jsonl", "model/model.safetensors", "merged/model.safetensors"] {
+    for name in [
+        "mined.jsonl",
+        "scored.jsonl",
+        "model/model.safetensors",
+        "merged/model.safetensors",
+    ] {
         let read = |root: &tempfile::TempDir| fs::read(root.path().join("out").join(name)).unwrap();
         assert!(read(&calm) == read(&torn), "{name}");
     }
@@ -194,23 +202,46 @@ fn mistakes_in_any_section_show_before_the_first_stage_runs() {
     let folder = place();
     let good = settings(folder.path());
     let cases = [
-        ("[merge]\n", "[merge]\nwieghts = [1, 2]\n", "merge.wieghts", "weights"),
+        (
+            "[merge]\n",
+            "[merge]\nwieghts = [1, 2]\n",
+            "merge.wieghts",
+            "weights",
+        ),
         ("[0.25, 0.75]", "[0.25, 0.25]", "merge.weights", "sum to 0.5"),
         ("\"1-30\"", "\"30-1\"", "mine.range_for_sampling", "range"),
         ("[score]", "[scoer]", "", "not a stage"),
         ("seed = 7", "seed = \"x\"", "seed", "whole number"),
-        ("max_steps = 6", "max_steps = \"many\"", "finetune.max_steps", "whole number"),
-        ("sentence_pooling_method = \"mean\"", "sentence_pooling_method = \"max\"", "sentence_pooling_method", "max"),
+        (
+            "max_steps = 6",
+            "max_steps = \"many\"",
+            "finetune.max_steps",
+            "whole number",
+        ),
+        (
+            "sentence_pooling_method = \"mean\"",
+            "sentence_pooling_method = \"max\"",
+            "sentence_pooling_method",
+            "max",
+        ),
     ];
     for (from, to, field, says) in cases {
         assert!(good.contains(from), "{from}");
         let issues = PipelineConfig::parse("p.toml", &good.replacen(from, to, 1)).unwrap_err();
         let issue = &issues[0];
         assert_eq!(issue.path.as_deref(), Some("p.toml"), "{issue}");
-        assert!(issue.to_string().contains(says) && issue.to_string().contains(field), "{issue}");
+        assert!(
+            issue.to_string().contains(says) && issue.to_string().contains(field),
+            "{issue}"
+        );
     }
     let empty = PipelineConfig::parse("p.toml", "").unwrap_err();
-    assert!(empty.iter().any(|issue| issue.to_string().contains("[validate], [mine]")), "{empty:?}");
+    assert!(
+        empty
+            .iter()
+            .any(|issue| issue.to_string().contains("[validate], [mine]")),
+        "{empty:?}"
+    );
     assert!(!folder.path().join("out").exists());
 }
 
@@ -223,5 +254,8 @@ fn a_folder_that_no_pipeline_made_is_not_written_over() {
     let text = settings(folder.path());
     let error = go(&text, &mut StopAfter(usize::MAX)).0.unwrap_err();
     assert!(error.to_string().contains("no pipeline made it"), "{error}");
-    assert_eq!(fs::read_to_string(foreign.join("thesis.txt")).unwrap(), "the only copy");
+    assert_eq!(
+        fs::read_to_string(foreign.join("thesis.txt")).unwrap(),
+        "the only copy"
+    );
 }

@@ -73,16 +73,25 @@ impl MergeConfig {
                 let message = "give the share of each model, as in `--weights 0.5 0.5`, or a `dataset` to choose them on";
                 findings.error("config.required", "weights", message);
             } else if models > 2 {
-                let message = format!("weights are chosen for two models, got {models}; merge them two at a time, or give `--weights`");
+                let message = format!(
+                    "weights are chosen for two models, got {models}; merge them two at a time, or give `--weights`"
+                );
                 findings.error("config.unsupported", "model_names_or_paths", message);
             }
         } else {
             if merge.weights.len() != models {
-                let message = format!("{} weights for {models} models; give one for each", merge.weights.len());
+                let message = format!(
+                    "{} weights for {models} models; give one for each",
+                    merge.weights.len()
+                );
                 findings.error("config.invalid_value", "weights", message);
             }
             if let Some(weight) = merge.weights.iter().find(|weight| !weight.is_finite()) {
-                findings.error("config.range", "weights", format!("expected numbers, got {weight}"));
+                findings.error(
+                    "config.range",
+                    "weights",
+                    format!("expected numbers, got {weight}"),
+                );
             }
             let sum: f64 = merge.weights.iter().sum();
             if (sum - 1.0).abs() > 1e-3 {
@@ -101,7 +110,12 @@ impl MergeConfig {
         findings.split("split", &merge.split);
         findings.split("general_split", &merge.general_split);
         findings.count("merge_steps", merge.merge_steps, 1, 1000);
-        findings.count("embedder_query_max_length", merge.embedder_query_max_length, 3, MAX_LENGTH);
+        findings.count(
+            "embedder_query_max_length",
+            merge.embedder_query_max_length,
+            3,
+            MAX_LENGTH,
+        );
         findings.count(
             "embedder_passage_max_length",
             merge.embedder_passage_max_length,

@@ -94,11 +94,27 @@ pub struct PipelineConfig {
 
 /// The names of a shared setting in the stages: shared, `FinetuneConfig`, `EmbedArguments`.
 const NAMES: [(&str, &str, &str); 12] = [
-    ("model_name_or_path", "model_name_or_path", "embedder_name_or_path"),
+    (
+        "model_name_or_path",
+        "model_name_or_path",
+        "embedder_name_or_path",
+    ),
     ("query_max_len", "query_max_len", "embedder_query_max_length"),
-    ("passage_max_len", "passage_max_len", "embedder_passage_max_length"),
-    ("sentence_pooling_method", "sentence_pooling_method", "pooling_method"),
-    ("normalize_embeddings", "normalize_embeddings", "normalize_embeddings"),
+    (
+        "passage_max_len",
+        "passage_max_len",
+        "embedder_passage_max_length",
+    ),
+    (
+        "sentence_pooling_method",
+        "sentence_pooling_method",
+        "pooling_method",
+    ),
+    (
+        "normalize_embeddings",
+        "normalize_embeddings",
+        "normalize_embeddings",
+    ),
     (
         "query_instruction_for_retrieval",
         "query_instruction_for_retrieval",
@@ -114,7 +130,11 @@ const NAMES: [(&str, &str, &str); 12] = [
         "passage_instruction_for_retrieval",
         "passage_instruction_for_retrieval",
     ),
-    ("passage_instruction_format", "passage_instruction_format", "passage_instruction_format"),
+    (
+        "passage_instruction_format",
+        "passage_instruction_format",
+        "passage_instruction_format",
+    ),
     ("seed", "seed", "seed"),
     ("cache_dir", "cache_dir", "cache_dir"),
     ("token", "token", "token"),
@@ -132,15 +152,20 @@ impl PipelineConfig {
     /// Reads the text of a pipeline file, JSON if it begins with a brace, else TOML. The errors are all there are.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Issue>> {
         let first = text.trim_start_matches('\u{feff}').trim_start().chars().next();
-        let tree = if first == Some('{') { tree::json(text) } else { tree::toml(text) };
+        let tree = if first == Some('{') {
+            tree::json(text)
+        } else {
+            tree::toml(text)
+        };
         let entries = tree.map_err(|(message, line)| {
             let mut issue = Issue::new("config.syntax", Severity::Error, message);
             issue.path = Some(file.to_owned());
             issue.line = line;
             vec![issue]
         })?;
-        let (sections, shared): (Vec<Entry>, Vec<Entry>) =
-            entries.into_iter().partition(|entry| matches!(entry.value, Node::Section(_)));
+        let (sections, shared): (Vec<Entry>, Vec<Entry>) = entries
+            .into_iter()
+            .partition(|entry| matches!(entry.value, Node::Section(_)));
         let mut reader = Reader {
             file,
             shared: PipelineArguments::default(),
@@ -189,10 +214,7 @@ impl Reader<'_> {
             self.read(Some("validate"), start, section)
         });
         let mine = self.take("mine").map(|section| {
-            let own = [
-                ("input_file", json!(rows.first())),
-                ("output_file", json!(mined)),
-            ];
+            let own = [("input_file", json!(rows.first())), ("output_file", json!(mined))];
             let start = self.start::<MineConfig>(&own, None);
             let config = self.read(Some("mine"), start, section);
             self.one_file("mine", &rows, &config.mine.input_file);
@@ -205,7 +227,10 @@ impl Reader<'_> {
             let own = [
                 ("train_data", json!(rows)),
                 ("output_dir", json!(reranker)),
-                ("model_name_or_path", json!(self.shared.reranker_name_or_path.as_ref().unwrap_or(&base))),
+                (
+                    "model_name_or_path",
+                    json!(self.shared.reranker_name_or_path.as_ref().unwrap_or(&base)),
+                ),
             ];
             let start = self.start::<FinetuneConfig>(&own, Some(Module::RerankerEncoderOnlyBase));
             self.read(Some("finetune_reranker"), start, section)
@@ -247,7 +272,10 @@ impl Reader<'_> {
             let start = self.start::<MergeConfig>(&own, None);
             self.read(Some("merge"), start, section)
         });
-        let last = merge.as_ref().map(|config| config.merge.output_path.clone()).or(tuned);
+        let last = merge
+            .as_ref()
+            .map(|config| config.merge.output_path.clone())
+            .or(tuned);
         let evaluate = self.take("evaluate").map(|section| {
             let own = [
                 ("embedder_name_or_path", json!(last.as_ref().unwrap_or(&base))),
@@ -278,8 +306,14 @@ impl Reader<'_> {
     /// Runs the rules of every stage, so that the last one's mistake shows before the first one runs.
     fn check(&mut self, pipeline: &PipelineConfig) {
         let found = [
-            ("validate", pipeline.validate.clone().and_then(|config| config.check().err())),
-            ("mine", pipeline.mine.clone().and_then(|config| config.check().err())),
+            (
+                "validate",
+                pipeline.validate.clone().and_then(|config| config.check().err()),
+            ),
+            (
+                "mine",
+                pipeline.mine.clone().and_then(|config| config.check().err()),
+            ),
             (
                 "finetune_reranker",
                 pipeline
@@ -287,10 +321,22 @@ impl Reader<'_> {
                     .clone()
                     .and_then(|config| config.check_for(Module::RerankerEncoderOnlyBase).err()),
             ),
-            ("score", pipeline.score.clone().and_then(|config| config.check().err())),
-            ("finetune", pipeline.finetune.clone().and_then(|config| config.check().err())),
-            ("merge", pipeline.merge.clone().and_then(|config| config.check().err())),
-            ("evaluate", pipeline.evaluate.clone().and_then(|config| config.check().err())),
+            (
+                "score",
+                pipeline.score.clone().and_then(|config| config.check().err()),
+            ),
+            (
+                "finetune",
+                pipeline.finetune.clone().and_then(|config| config.check().err()),
+            ),
+            (
+                "merge",
+                pipeline.merge.clone().and_then(|config| config.check().err()),
+            ),
+            (
+                "evaluate",
+                pipeline.evaluate.clone().and_then(|config| config.check().err()),
+            ),
         ];
         for (stage, issues) in found {
             for issue in issues.into_iter().flatten() {
@@ -298,7 +344,10 @@ impl Reader<'_> {
             }
         }
         if STAGES.iter().all(|stage| !pipeline.has(stage)) {
-            let message = format!("no stage has a section; write one or more of [{}]", STAGES.join("], ["));
+            let message = format!(
+                "no stage has a section; write one or more of [{}]",
+                STAGES.join("], [")
+            );
             self.error("config.required", "pipeline", message);
         }
     }
@@ -306,11 +355,16 @@ impl Reader<'_> {
     fn unknown_sections(&mut self) {
         let mut seen: Vec<String> = Vec::new();
         for index in 0..self.sections.len() {
-            let Some(entry) = self.sections.get(index) else { continue };
+            let Some(entry) = self.sections.get(index) else {
+                continue;
+            };
             let (key, line) = (entry.key.clone(), entry.line);
             let message = if !STAGES.contains(&key.as_str()) {
                 let known = STAGES.join("], [");
-                format!("[{}] is not a stage; the stages are [{known}]", unknown::short(&key))
+                format!(
+                    "[{}] is not a stage; the stages are [{known}]",
+                    unknown::short(&key)
+                )
             } else if seen.contains(&key) {
                 format!("[{key}] is there twice")
             } else {
@@ -339,7 +393,9 @@ impl Reader<'_> {
             let value = self.shared.get(shared).unwrap_or_default();
             (if trains.is_some() { *training } else { *embedding }, value)
         });
-        let all: Vec<(&str, Value)> = shared.chain(own.iter().map(|(name, value)| (*name, value.clone()))).collect();
+        let all: Vec<(&str, Value)> = shared
+            .chain(own.iter().map(|(name, value)| (*name, value.clone())))
+            .collect();
         for (name, value) in all {
             let taken = A::field(name).is_some_and(|field| trains.is_none_or(|module| module.takes(field)));
             if value.is_null() || !taken {
@@ -392,7 +448,10 @@ impl Reader<'_> {
     /// A stage that reads one file was given several, and its section does not say which.
     fn one_file(&mut self, stage: &str, rows: &[String], input: &str) {
         if rows.len() > 1 && rows.first().is_some_and(|first| first == input) {
-            let message = format!("`{stage}` reads one file, and train_data names {}; join them, or set input_file", rows.len());
+            let message = format!(
+                "`{stage}` reads one file, and train_data names {}; join them, or set input_file",
+                rows.len()
+            );
             self.error("config.conflict", &format!("{stage}.input_file"), message);
         }
     }

@@ -47,7 +47,8 @@ pub fn choose_weights(
     arguments: &MergeArguments,
     listener: &mut Listener<'_>,
 ) -> Result<Vec<MergeTrial>> {
-    let missing = || Error::new(ErrorKind::InvalidConfig, "weights are chosen on a folder").with_field("dataset");
+    let missing =
+        || Error::new(ErrorKind::InvalidConfig, "weights are chosen on a folder").with_field("dataset");
     let dataset = arguments.dataset.as_ref().ok_or_else(missing)?;
     let mut folders = vec![BeirFolder::open(dataset, &arguments.split)?];
     for path in &arguments.general_dataset {
@@ -80,5 +81,7 @@ pub fn choose_weights(
 
 /// The trial with the greatest score; the first of equal ones.
 pub fn best_trial(trials: &[MergeTrial]) -> Option<&MergeTrial> {
-    trials.iter().reduce(|best, trial| if trial.score() > best.score() { trial } else { best })
+    trials
+        .iter()
+        .reduce(|best, trial| if trial.score() > best.score() { trial } else { best })
 }

@@ -45,10 +45,19 @@ impl Merger {
                     .with_path(folder)
                     .with_field(name))
             };
-            let of_first = folders.first().map_or_else(String::new, |folder| folder.display().to_string());
+            let of_first = folders
+                .first()
+                .map_or_else(String::new, |folder| folder.display().to_string());
             for (name, value) in first {
                 match model.get(name) {
-                    None => return apart(name, format!("the model lacks this weight of {of_first}; only models of one architecture can be merged")),
+                    None => {
+                        return apart(
+                            name,
+                            format!(
+                                "the model lacks this weight of {of_first}; only models of one architecture can be merged"
+                            ),
+                        );
+                    }
                     Some(other) if other.dims() != value.dims() => {
                         let message = format!(
                             "the weight has shape {:?}, but {:?} in {of_first}; only models of one shape can be merged",
@@ -61,7 +70,10 @@ impl Merger {
                 }
             }
             if let Some(name) = model.keys().find(|name| !first.contains_key(*name)) {
-                return apart(name, format!("{of_first} lacks this weight; only models of one architecture can be merged"));
+                return apart(
+                    name,
+                    format!("{of_first} lacks this weight; only models of one architecture can be merged"),
+                );
             }
         }
         Ok(Self {
@@ -169,7 +181,8 @@ fn copy_settings(from: &Path, to: &Path) -> Result<()> {
             let bytes = files::read_bytes(&file)?;
             let place = to.join(name);
             if let Some(parent) = place.parent() {
-                std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
+                std::fs::create_dir_all(parent)
+                    .map_err(|error| Error::io(parent, "create this folder", error))?;
             }
             files::write_whole(&place, |out| std::io::Write::write_all(out, &bytes))?;
         }

@@ -32,7 +32,12 @@ impl Manifest {
     /// The record of a stage that is about to run.
     ///
     /// Names that are no path on this machine (models of the hub) stand for themselves.
-    pub(super) fn begin(stage: &str, settings: &impl Arguments, fields: &[&'static str], inputs: &[String]) -> Result<Self> {
+    pub(super) fn begin(
+        stage: &str,
+        settings: &impl Arguments,
+        fields: &[&'static str],
+        inputs: &[String],
+    ) -> Result<Self> {
         let settings = fields
             .iter()
             .filter(|name| **name != "token")
@@ -41,7 +46,11 @@ impl Manifest {
         let mut hashes = BTreeMap::new();
         for input in inputs {
             let path = Path::new(input);
-            let hash = if path.exists() { hash_tree(path)? } else { String::new() };
+            let hash = if path.exists() {
+                hash_tree(path)?
+            } else {
+                String::new()
+            };
             hashes.insert(input.clone(), hash);
         }
         Ok(Self {
@@ -114,7 +123,11 @@ fn tree(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if name.starts_with('.') || name.starts_with("checkpoint-") {
             continue;
         }
@@ -133,8 +146,13 @@ pub(super) fn sweep(folder: &Path) -> Result<()> {
     let failed = |error| Error::io(folder, "list this folder", error);
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !(name.starts_with('.') && (name.ends_with(".part") || name.ends_with(".old"))) {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if !(name.starts_with('.') && matches!(ending, Some("part" | "old"))) {
             continue;
         }
         let removed = if path.is_dir() {
@@ -149,6 +167,7 @@ pub(super) fn sweep(folder: &Path) -> Result<()> {
 
 /// A value as JSON.
 pub(super) fn to_value(value: &impl Serialize) -> Result<Value> {
-    serde_json::to_value(value)
-        .map_err(|error| Error::new(ErrorKind::Internal, "a result cannot be written as JSON").with_source(error))
+    serde_json::to_value(value).map_err(|error| {
+        Error::new(ErrorKind::Internal, "a result cannot be written as JSON").with_source(error)
+    })
 }

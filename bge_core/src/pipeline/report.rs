@@ -14,7 +14,13 @@ use crate::evaluation::{ReportContext, TrainingCurve};
 pub(super) fn summary(manifest: &Manifest) -> String {
     let result = &manifest.result;
     let number = |name: &str| result.get(name).and_then(Value::as_u64).unwrap_or(0);
-    let text = |name: &str| result.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |name: &str| {
+        result
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     match manifest.stage.as_str() {
         "finetune" | "finetune_reranker" => {
             let loss = result.get("loss").and_then(Value::as_f64);
@@ -26,7 +32,11 @@ pub(super) fn summary(manifest: &Manifest) -> String {
             format!("weights {weights}")
         }
         "evaluate" if text("headline").is_empty() => {
-            let metric = |name: &str| result.pointer(&format!("/metrics/{name}")).and_then(Value::as_f64);
+            let metric = |name: &str| {
+                result
+                    .pointer(&format!("/metrics/{name}"))
+                    .and_then(Value::as_f64)
+            };
             metric("ndcg_at_10").map_or_else(String::new, |value| format!("nDCG@10 {value:.4}"))
         }
         "validate" | "evaluate" => text("headline"),
@@ -44,10 +54,17 @@ pub(super) fn context(pipeline: &PipelineConfig, done: &[Manifest]) -> ReportCon
     for manifest in done {
         provenance.insert(format!("stage {}", manifest.stage), summary(manifest));
         if manifest.stage == "finetune" {
-            training = manifest.result.get("log_history").and_then(Value::as_array).map(|log| curve(log));
+            training = manifest
+                .result
+                .get("log_history")
+                .and_then(Value::as_array)
+                .map(|log| curve(log));
         }
     }
-    let flags = pipeline.finetune.as_ref().map(|config| to_flags(config, Module::EncoderOnlyBase));
+    let flags = pipeline
+        .finetune
+        .as_ref()
+        .map(|config| to_flags(config, Module::EncoderOnlyBase));
     let settings = flags.unwrap_or_default().into_iter().filter_map(|words| {
         let (name, values) = words.split_first()?;
         let name = name.trim_start_matches('-');
@@ -81,7 +98,10 @@ pub(super) fn finish(config: &PipelineConfig, stages: Vec<Manifest>) -> Pipeline
     let tuned = config.finetune.as_ref().map(|config| &config.training.output_dir);
     let evaluation = stages.iter().find(|manifest| manifest.stage == "evaluate");
     let table = evaluation.and_then(|manifest| manifest.result.get("table")?.as_str().map(str::to_owned));
-    let report = config.evaluate.as_ref().and_then(|config| config.evaluate.report.as_ref());
+    let report = config
+        .evaluate
+        .as_ref()
+        .and_then(|config| config.evaluate.report.as_ref());
     PipelineReport {
         model: PathBuf::from(merged.or(tuned).unwrap_or(&config.shared.model_name_or_path)),
         table,

@@ -59,7 +59,12 @@ pub(super) fn plan(config: &PipelineConfig, stage: &'static str, done: &[Manifes
             let command = "finetune reranker.encoder_only.base";
             of(stage, command, config.finetune_reranker.as_ref(), training_inputs)
         }
-        "finetune" => of(stage, "finetune encoder_only.base", config.finetune.as_ref(), training_inputs),
+        "finetune" => of(
+            stage,
+            "finetune encoder_only.base",
+            config.finetune.as_ref(),
+            training_inputs,
+        ),
         "merge" => of(stage, "merge", config.merge.as_ref(), |config| {
             let mut inputs = config.merge.model_names_or_paths.clone();
             inputs.extend(config.merge.dataset.clone());
@@ -108,7 +113,10 @@ fn of<A: Arguments>(
     inputs: impl Fn(&A) -> Vec<String>,
 ) -> Result<Plan> {
     let Some(config) = config else {
-        return Err(Error::new(ErrorKind::Internal, format!("{stage} has no settings")));
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!("{stage} has no settings"),
+        ));
     };
     let fields: Vec<&'static str> = A::fields().iter().map(|field: &FieldDoc| field.name).collect();
     let flags = to_flags(config, module_of(stage));
@@ -145,9 +153,19 @@ pub(super) fn execute(
             let config = config.finetune_reranker.clone().ok_or_else(missing)?;
             finetune(config, &manifest, place, audience)?
         }
-        "finetune" => finetune(config.finetune.clone().ok_or_else(missing)?, &manifest, place, audience)?,
+        "finetune" => finetune(
+            config.finetune.clone().ok_or_else(missing)?,
+            &manifest,
+            place,
+            audience,
+        )?,
         "merge" => merge(config.merge.clone().ok_or_else(missing)?, audience)?,
-        _ => evaluate(config, config.evaluate.clone().ok_or_else(missing)?, done, audience)?,
+        _ => evaluate(
+            config,
+            config.evaluate.clone().ok_or_else(missing)?,
+            done,
+            audience,
+        )?,
     };
     let manifest = manifest.finish(&outputs, result)?;
     manifest.write(place)?;
@@ -157,17 +175,25 @@ pub(super) fn execute(
 /// What a stage wrote, and what it found.
 type Made = (Vec<String>, Value);
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err passes")]
 fn refused(issues: Vec<Issue>) -> Error {
     config_error(&issues)
 }
 
 fn tokenizer_of(config: &FinetuneConfig) -> String {
     let model = &config.model;
-    model.tokenizer_name.as_ref().unwrap_or(&model.model_name_or_path).clone()
+    model
+        .tokenizer_name
+        .as_ref()
+        .unwrap_or(&model.model_name_or_path)
+        .clone()
 }
 
 fn validate(config: FinetuneConfig, output: &Path, audience: &mut Audience<'_>) -> Result<Made> {
-    let folder = hub::resolve_model(&tokenizer_of(&config), &hub_options(&config.model.cache_dir, &config.model.token))?;
+    let folder = hub::resolve_model(
+        &tokenizer_of(&config),
+        &hub_options(config.model.cache_dir.as_ref(), config.model.token.as_ref()),
+    )?;
     let tokenizer = Tokenizer::open(folder)?;
     let count = |text: &str| tokenizer.count(text).unwrap_or(0);
     let options = ValidationOptions {
@@ -195,18 +221,24 @@ fn validate(config: FinetuneConfig, output: &Path, audience: &mut Audience<'_>) 
     write_json(output, &report)?;
     if report.has_errors() {
         let shown = first.map_or_else(String::new, |issue| format!(", the first: {issue}"));
-        let message = format!("the training data has errors{shown}; all of them are in {}", output.display());
+        let message = format!(
+            "the training data has errors{shown}; all of them are in {}",
+            output.display()
+        );
         return Err(Error::new(ErrorKind::InvalidData, message));
     }
     let headline = report.to_string();
     let headline = headline.lines().next().unwrap_or_default().to_owned();
-    Ok((vec![output.display().to_string()], json!({ "headline": headline })))
+    Ok((
+        vec![output.display().to_string()],
+        json!({ "headline": headline }),
+    ))
 }
 
-fn hub_options(cache_dir: &Option<String>, token: &Option<String>) -> hub::HubOptions {
+fn hub_options(cache_dir: Option<&String>, token: Option<&String>) -> hub::HubOptions {
     hub::HubOptions {
-        cache_dir: cache_dir.clone().map(Into::into),
-        token: token.clone(),
+        cache_dir: cache_dir.map(Into::into),
+        token: token.cloned(),
         ..hub::HubOptions::default()
     }
 }
@@ -223,7 +255,9 @@ fn run_mine(config: MineConfig, audience: &mut Audience<'_>) -> Result<Made> {
         flow(&stopper)
     })?;
     let ask = &config.mine;
-    let outputs = std::iter::once(&ask.output_file).chain(&ask.ledger).chain(&ask.false_negatives);
+    let outputs = std::iter::once(&ask.output_file)
+        .chain(&ask.ledger)
+        .chain(&ask.false_negatives);
     let result = json!({
         "summary": format!("{} rows, {} negatives from {} texts, {} rows short", found.rows, found.negatives, found.corpus, found.short_rows),
         "rows": found.rows,
@@ -283,7 +317,9 @@ fn finetune(
             let ours = place.exists() || begun.exists();
             if !ours && !config.training.overwrite_output_dir {
                 let message = "this folder exists, and no pipeline made it; name another one, or set overwrite_output_dir";
-                return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(folder).with_field("output_dir"));
+                return Err(Error::new(ErrorKind::InvalidConfig, message)
+                    .with_path(folder)
+                    .with_field("output_dir"));
             }
             std::fs::remove_dir_all(folder)
                 .map_err(|error| Error::io(folder, "remove the model of an earlier run", error))?;
@@ -321,7 +357,7 @@ fn finetune(
 fn merge(config: MergeConfig, audience: &mut Audience<'_>) -> Result<Made> {
     let config = config.check().map_err(refused)?;
     let ask = &config.merge;
-    let options = hub_options(&ask.cache_dir, &ask.token);
+    let options = hub_options(ask.cache_dir.as_ref(), ask.token.as_ref());
     let folders = ask
         .model_names_or_paths
         .iter()
@@ -330,17 +366,22 @@ fn merge(config: MergeConfig, audience: &mut Audience<'_>) -> Result<Made> {
     let merger = Merger::open(&folders)?;
     let (weights, choice) = if ask.weights.is_empty() {
         let trials = choose_weights(&merger, ask, &mut |event| hear(audience, event))?;
-        let best = best_trial(&trials).ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
+        let best =
+            best_trial(&trials).ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
         (best.weights.to_vec(), to_value(&trials)?)
     } else {
         (ask.weights.clone(), Value::Null)
     };
     let output = Path::new(&ask.output_path);
     if output.join("merge.json").exists() {
-        std::fs::remove_dir_all(output).map_err(|error| Error::io(output, "remove the earlier merge", error))?;
+        std::fs::remove_dir_all(output)
+            .map_err(|error| Error::io(output, "remove the earlier merge", error))?;
     }
     merger.save(&weights, output, &choice)?;
-    Ok((vec![ask.output_path.clone()], json!({ "weights": weights, "choice": choice })))
+    Ok((
+        vec![ask.output_path.clone()],
+        json!({ "weights": weights, "choice": choice }),
+    ))
 }
 
 fn evaluate(
@@ -359,11 +400,17 @@ fn evaluate(
     }
     if let Some(path) = &config.evaluate.report {
         let html = models.html(&report::context(pipeline, done));
-        files::write_whole(Path::new(path), |file| std::io::Write::write_all(file, html.as_bytes()))?;
+        files::write_whole(Path::new(path), |file| {
+            std::io::Write::write_all(file, html.as_bytes())
+        })?;
         outputs.push(path.clone());
     }
-    let headline = models.comparison.as_ref().map(|comparison| comparison.verdict.headline.clone());
-    let result = json!({ "headline": headline, "table": models.table(), "metrics": models.evaluation.report.metrics });
+    let headline = models
+        .comparison
+        .as_ref()
+        .map(|comparison| comparison.verdict.headline.clone());
+    let result =
+        json!({ "headline": headline, "table": models.table(), "metrics": models.evaluation.report.metrics });
     Ok((outputs, result))
 }
 

@@ -27,8 +27,8 @@ mod step;
 mod trainer;
 
 pub use batch::{MicroBatch, PairBatch, TrainBatch};
-pub(crate) use checkpoint::has_checkpoint;
 pub use callback::{Callback, Control, Stopper, TrainEvent};
+pub(crate) use checkpoint::has_checkpoint;
 pub use state::{CallbackStates, OwnState, SinceLog, TrainerState};
 pub use step::{StepReport, Stepper};
 pub use trainer::{TrainReport, Trainer};

@@ -51,8 +51,8 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         let mut counter = Counter::new("texts");
         let trials = choose_weights(&merger, ask, &mut |event| listen(&mut counter, event))?;
         counter.clear();
-        let best = best_trial(&trials)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
+        let best =
+            best_trial(&trials).ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
         if !settings.json {
             let mut table = String::from("weights      nDCG@10 of each set\n");
             for trial in &trials {

@@ -40,12 +40,20 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         [file] if !file.starts_with('-') => file,
         [] => return Err(usage(format!("name a pipeline file\n{USAGE}"))),
         more => {
-            let message = format!("expected one file, got {}; settings of a pipeline stand in its file", more.join(" "));
+            let message = format!(
+                "expected one file, got {}; settings of a pipeline stand in its file",
+                more.join(" ")
+            );
             return Err(usage(message));
         }
     };
-    let text = files::read_text(Path::new(file))
-        .map_err(|error| Failure::Usage(vec![Issue::new("config.file", Severity::Error, error.to_string())]))?;
+    let text = files::read_text(Path::new(file)).map_err(|error| {
+        Failure::Usage(vec![Issue::new(
+            "config.file",
+            Severity::Error,
+            error.to_string(),
+        )])
+    })?;
     let config = PipelineConfig::parse(file, &text).map_err(refused)?;
     let (report, _) = show(&config, None)?;
     if json {

@@ -19,7 +19,7 @@ pub(crate) fn forward(
 ) -> Vec<f32> {
     let rows = x.len() / inputs;
     let turned = turned_for(rows, w, outputs, inputs);
-    let w = side(&turned, w, outputs, inputs);
+    let w = side(turned.as_ref(), w, outputs, inputs);
     build_rows(rows, outputs, tile_rows(rows), |range, memory| {
         let x = Mat::new(&x[range.start * inputs..], range.len(), inputs);
         let tile = product(memory, x, w);
@@ -38,7 +38,7 @@ pub(crate) fn forward_keeping(
 ) -> (Vec<f32>, Vec<f32>) {
     let rows = x.len() / inputs;
     let turned = turned_for(rows, w, outputs, inputs);
-    let w = side(&turned, w, outputs, inputs);
+    let w = side(turned.as_ref(), w, outputs, inputs);
     build_rows_2(
         rows,
         outputs,
@@ -85,7 +85,7 @@ fn turned_for(rows: usize, w: &[f32], outputs: usize, inputs: usize) -> Option<V
 }
 
 /// The right side `[K, N]` of a product with `w [N, K]`.
-fn side<'a>(turned: &'a Option<Vec<f32>>, w: &'a [f32], outputs: usize, inputs: usize) -> Mat<'a> {
+fn side<'a>(turned: Option<&'a Vec<f32>>, w: &'a [f32], outputs: usize, inputs: usize) -> Mat<'a> {
     match turned {
         Some(turned) => Mat::new(turned, inputs, outputs),
         None => Mat::new(w, outputs, inputs).t(),
