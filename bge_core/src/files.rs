@@ -122,6 +122,32 @@ pub(crate) fn write_beside(
     })
 }
 
+/// Removes what killed runs left half-written of a file, the `.NAME.PID.part` of [`write_whole`].
+///
+/// Only for a caller that holds a lock under which no other process writes this file.
+#[cfg(feature = "model")]
+pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let head = format!(".{name}.");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let middle = found
+            .to_str()
+            .and_then(|found| found.strip_prefix(&head)?.strip_suffix(".part"));
+        if middle.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())) {
+            let path = entry.path();
+            fs::remove_file(&path)
+                .map_err(|error| Error::io(&path, "remove what an interrupted run left", error))?;
+        }
+    }
+    Ok(())
+}
+
 /// A folder under construction: it gets its name only when it is complete, and vanishes otherwise.
 #[derive(Debug)]
 pub struct NewFolder {
@@ -264,6 +290,17 @@ mod tests {
             read_text(&place).unwrap_err().message(),
             "this is a folder, not a file"
         );
+        #[cfg(feature = "model")]
+        {
+            for name in [".a.12.part", ".a.b.part", ".ab.12.part"] {
+                fs::write(place.join(name), "half").unwrap();
+            }
+            remove_leftovers(&place.join("a")).unwrap();
+            assert!(!place.join(".a.12.part").exists());
+            for name in [".a.b.part", ".ab.12.part"] {
+                fs::remove_file(place.join(name)).unwrap();
+            }
+        }
         let failing = write_whole(&place.join("a"), |_| Err(std::io::Error::other("full")));
         assert!(failing.is_err());
         assert_eq!(read_text(&place.join("a")).unwrap(), "2");

@@ -156,6 +156,7 @@ impl<'a, P: FnMut(ScoreEvent<'_>) -> ControlFlow<()>> Job<'a, P> {
         self.survey()?;
         self.key.add_file(self.input)?;
         let mut work = Work::open(self.output, self.key.finish())?;
+        files::remove_leftovers(self.output)?;
         match self.score(&mut work).and_then(|()| self.write(&work)) {
             Ok(()) => work.remove()?,
             Err(error) => {

@@ -17,7 +17,7 @@ use super::select::{Candidate, Known, Rules, Verdict, choose, fill, judge, look}
 use super::work::{PARTS, Parts, Work};
 use crate::config::{Arguments, Checked, MineConfig, RerankArguments};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::files::Digest;
+use crate::files::{self, Digest};
 use crate::inference::{Embedder, Reranker};
 use crate::issue::{Issue, Severity};
 use crate::models::{fingerprint, hub};
@@ -45,6 +45,13 @@ pub fn mine(
     check_places(&config.mine)?;
     let output = Path::new(&config.mine.output_file);
     let mut work = Work::open(output)?;
+    let mine = &config.mine;
+    for path in std::iter::once(&mine.output_file)
+        .chain(&mine.ledger)
+        .chain(&mine.false_negatives)
+    {
+        files::remove_leftovers(Path::new(path))?;
+    }
     let outcome = run(config, &mut work, &mut report);
     match &outcome {
         Ok(_) => work.leave(),

@@ -15,9 +15,9 @@ use crate::pipeline::{Stages, show};
 const USAGE: &str = "\
 usage: bge quickstart [--output_dir FOLDER] [--json]
 
-Validates, mines hard negatives, trains a teacher, lets it score, fine-tunes on its scores, and compares before with after:
-on a small model and data that bge carries, without a download, in a few minutes on two cores. It writes the
-pipeline file that it runs, and each stage shows the command that does the same.
+Validates, mines hard negatives, fine-tunes on them, and compares before with after: on a small model and data that
+bge carries, without a download, in a minute or two on two cores. It writes the pipeline file that it runs, and each
+stage shows the command that does the same.
 
   --output_dir FOLDER
           Where model, data, pipeline.toml and everything made go. [default: ./bge-quickstart]
@@ -57,7 +57,7 @@ fn purpose(stage: &str) -> &'static str {
         "mine" => "Which abstracts look right and are not? Hard negatives for every claim.",
         "finetune_reranker" => "A teacher of our own: a cross-encoder reads claim and abstract together.",
         "score" => "What does the teacher think of every pair?",
-        "finetune" => "Training, on other claims than those of the test, with the teacher's scores.",
+        "finetune" => "Training, on other claims than those of the test.",
         "merge" => "A mean of before and after keeps more of what the model could do.",
         _ => "Is it better? Retrieval on the test claims, before and after.",
     }
