@@ -103,6 +103,15 @@ impl std::fmt::Debug for Audience<'_> {
 /// the stages before it stay, and a later run goes on from there. Fails with `Cancelled` when training was stopped.
 pub fn run(config: &PipelineConfig, audience: &mut Audience<'_>) -> Result<PipelineReport> {
     let folder = Path::new(&config.shared.output_dir);
+    let outcome = run_in(folder, config, audience);
+    if outcome.is_err() {
+        // Nothing was made: nothing stays. A folder that holds something is not removed by this.
+        let _ = std::fs::remove_dir(folder);
+    }
+    outcome
+}
+
+fn run_in(folder: &Path, config: &PipelineConfig, audience: &mut Audience<'_>) -> Result<PipelineReport> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create the output folder", error))?;
     manifest::sweep(folder)?;
     let names: Vec<&'static str> = STAGES.into_iter().filter(|stage| config.has(stage)).collect();

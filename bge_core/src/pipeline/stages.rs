@@ -312,15 +312,23 @@ fn finetune(
     let folder = Path::new(&output);
     let begun = place.with_file_name(format!("{}.begun.json", manifest.stage));
     let same = Manifest::read(&begun).is_some_and(|earlier| manifest.begins_as(&earlier));
+    let ours = place.exists() || begun.exists();
+    if folder.exists() && !ours && !config.training.overwrite_output_dir {
+        let message =
+            "this folder exists, and no pipeline made it; name another one, or set overwrite_output_dir";
+        return Err(Error::new(ErrorKind::InvalidConfig, message)
+            .with_path(folder)
+            .with_field("output_dir"));
+    }
+    config.training.overwrite_output_dir = true;
+    if same && crate::train::has_checkpoint(folder) {
+        config.training.resume_from_checkpoint = Some("True".to_owned());
+    }
+    let config = config.check_for(module_of(&manifest.stage)).map_err(refused)?;
+    let mut trainer = Trainer::new(config)?;
+    // Only now, as nothing can be wrong with settings, model and data any more, is an earlier model given up.
     if !same {
         if folder.exists() {
-            let ours = place.exists() || begun.exists();
-            if !ours && !config.training.overwrite_output_dir {
-                let message = "this folder exists, and no pipeline made it; name another one, or set overwrite_output_dir";
-                return Err(Error::new(ErrorKind::InvalidConfig, message)
-                    .with_path(folder)
-                    .with_field("output_dir"));
-            }
             std::fs::remove_dir_all(folder)
                 .map_err(|error| Error::io(folder, "remove the model of an earlier run", error))?;
         }
@@ -329,12 +337,6 @@ fn finetune(
     if folder.exists() {
         super::manifest::sweep(folder)?;
     }
-    config.training.overwrite_output_dir = true;
-    let resumes = same && crate::train::has_checkpoint(folder);
-    if resumes {
-        config.training.resume_from_checkpoint = Some("True".to_owned());
-    }
-    let mut trainer = Trainer::new(config.check_for(module_of(&manifest.stage)).map_err(refused)?)?;
     trainer.stop_on(audience.stopper.clone());
     let report = trainer.run(&mut [&mut *audience.training])?;
     if report.stopped {

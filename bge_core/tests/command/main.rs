@@ -11,6 +11,7 @@ mod data;
 mod mining;
 mod models;
 mod outputs;
+mod pipeline;
 mod scoring;
 mod signal;
 
@@ -26,6 +27,7 @@ fn every_bad_input_ends_in_one_clear_error_and_leaves_nothing_half_written() {
         mining::cases(),
         models::cases(),
         outputs::cases(),
+        pipeline::cases(),
         scoring::cases(),
     ];
     let cases: Vec<Case> = all.into_iter().flatten().collect();
