@@ -48,7 +48,7 @@ arguments! {
         compress_layers: Vec<usize> = Vec::new();
 
         ["machine"]
-        /// Pairs scored together at most; 8,192 tokens bound a batch as well, and no score depends on it.
+        /// Pairs scored together at most; 4,096 tokens bound a batch as well, and no score depends on it.
         reranker_batch_size: usize = 3000;
         /// The devices to use; all there are if not given.
         devices: Vec<String> = Vec::new();

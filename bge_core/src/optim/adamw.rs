@@ -179,7 +179,10 @@ impl AdamW {
         weights
             .zip(moments)
             .for_each(|((value, gradient), (first, second))| {
-                pulp::Arch::new().dispatch(|| scalars.update(value, gradient, first, second));
+                pulp::Arch::new().dispatch(
+                    #[inline(always)]
+                    || scalars.update(value, gradient, first, second),
+                );
             });
     }
 

@@ -94,13 +94,16 @@ fn side<'a>(turned: Option<&'a Vec<f32>>, w: &'a [f32], outputs: usize, inputs: 
 
 /// Adds a bias to every row of a tile.
 pub(crate) fn add_bias(tile: &mut [f32], bias: &[f32]) {
-    math::vectorized(|| {
-        for row in tile.chunks_exact_mut(bias.len()) {
-            for (y, b) in row.iter_mut().zip(bias) {
-                *y += b;
+    math::vectorized(
+        #[inline(always)]
+        || {
+            for row in tile.chunks_exact_mut(bias.len()) {
+                for (y, b) in row.iter_mut().zip(bias) {
+                    *y += b;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The gradient of the input: `dy [T, N] × w [N, K]` → `[T, K]`.
@@ -164,13 +167,16 @@ pub(crate) fn column_sums(sums: &mut [f32], add: bool, rows: &[f32]) {
     let width = sums.len();
     let partial = |rows: &[f32]| {
         let mut sums = vec![0.0_f32; width];
-        math::vectorized(|| {
-            for row in rows.chunks_exact(width) {
-                for (sum, x) in sums.iter_mut().zip(row) {
-                    *sum += x;
+        math::vectorized(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(width) {
+                    for (sum, x) in sums.iter_mut().zip(row) {
+                        *sum += x;
+                    }
                 }
-            }
-        });
+            },
+        );
         sums
     };
     let partials: Vec<Vec<f32>> = rows.par_chunks(SUM_ROWS * width).map(partial).collect();

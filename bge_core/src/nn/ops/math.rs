@@ -3,7 +3,10 @@
 //! Written without fused multiply-add so that every processor computes the same bits.
 
 /// Runs `work` compiled for the best vector instructions of this processor.
-#[inline]
+///
+/// The closure must be marked `#[inline(always)]`: one that the compiler leaves a function of its own is compiled for the
+/// oldest processor, four numbers wide.
+#[inline(always)]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     use std::sync::LazyLock;
     static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
@@ -82,6 +85,24 @@ pub(crate) fn total(values: &[f32]) -> f32 {
     }
     for (lane, value) in rest.iter().enumerate() {
         lanes[lane] += value;
+    }
+    fold(lanes)
+}
+
+/// Turns every element into `e^((x - peak) scale)` and returns their sum, in sixteen fixed lanes.
+#[inline(always)]
+pub(crate) fn exponentials(values: &mut [f32], peak: f32, scale: f32) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let mut chunks = values.chunks_exact_mut(16);
+    for chunk in &mut chunks {
+        for lane in 0..16 {
+            chunk[lane] = exp((chunk[lane] - peak) * scale);
+            lanes[lane] += chunk[lane];
+        }
+    }
+    for (lane, x) in chunks.into_remainder().iter_mut().enumerate() {
+        *x = exp((*x - peak) * scale);
+        lanes[lane] += *x;
     }
     fold(lanes)
 }
@@ -165,6 +186,10 @@ mod tests {
             let values: Vec<f32> = (0..len).map(|i| i as f32 - 3.0).collect();
             let want: f32 = values.iter().sum();
             assert_eq!(total(&values), want);
+            let mut powers = values.clone();
+            let sum = exponentials(&mut powers, 66.0, 0.5);
+            let single: Vec<f32> = values.iter().map(|x| exp((x - 66.0) * 0.5)).collect();
+            assert_eq!((powers, sum), (single.clone(), total(&single)));
             assert_eq!(dot(&values, &vec![1.0; len]), want);
             assert_eq!(
                 largest(&values),
