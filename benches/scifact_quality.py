@@ -1,12 +1,12 @@
 """Fine-tunes all-MiniLM-L6-v2 on SciFact with one engine and several seeds, and scores every result the same way.
 
 usage: python benches/scifact_quality.py --engine peer|ours|base --data scifact --model DIR --work DIR --results benches/scifact_quality.json
-       [--bge target/release/bge] [--seeds 1 2 3 4 5] [--pool N] [-- flags that replace or add to FLAGS]
+       [--bge target/release/bge] [--seeds 1 2 3 4 5] [--pool N] [--max_length 256] [-- flags that replace or add to FLAGS]
 
 --data is a BEIR-layout folder that also has train.jsonl in FlagEmbedding's form. Both engines get FLAGS and write a folder per seed
 under --work; the vectors of every folder are then computed by sentence-transformers, so that only the training differs. Search is
-exact over all documents (title and text joined), texts cut at 256 tokens. A seed whose score is in --results already is skipped.
---pool N scores against the judged documents and N others only: for trying settings, not for results.
+exact over all documents (title and text joined), texts cut at --max_length tokens. A seed whose score is in --results already is skipped.
+--pool N scores against the judged documents and N others only, which is quicker and easier for every model.
 """
 
 import argparse
@@ -73,12 +73,12 @@ def load(data, pool):
     return judged, queries, corpus
 
 
-def score(folder, judged, queries, corpus):
+def score(folder, max_length, judged, queries, corpus):
     """nDCG@10, MRR@10 and recall, with trec_eval's linear gain and its order of ties (score, then id, both falling)."""
     import numpy as np
     from sentence_transformers import SentenceTransformer, models
 
-    body = models.Transformer(folder, max_seq_length=256)
+    body = models.Transformer(folder, max_seq_length=max_length)
     head = models.Pooling(body.get_embedding_dimension(), pooling_mode="mean")
     engine = SentenceTransformer(modules=[body, head, models.Normalize()], device="cpu")
     names = np.array(sorted(corpus, reverse=True))
@@ -124,14 +124,15 @@ def main():
     ap.add_argument("--bge", default="target/release/bge")
     ap.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     ap.add_argument("--pool", type=int, default=0)
+    ap.add_argument("--max_length", type=int, default=256)
     a = ap.parse_args(arguments)
     flags = {**FLAGS, **dict(zip([w.removeprefix("--") for w in extra[::2]], extra[1::2], strict=True))}
     os.makedirs(a.work, exist_ok=True)
-    results = {"flags": flags, "pool": a.pool}
+    results = {"flags": flags, "pool": a.pool, "max_length": a.max_length}
     if os.path.exists(a.results):
         with open(a.results, encoding="utf-8") as f:
             results = json.load(f)
-        if results["pool"] != a.pool or (a.engine != "base" and results["flags"] != flags):
+        if (results["pool"], results["max_length"]) != (a.pool, a.max_length) or (a.engine != "base" and results["flags"] != flags):
             sys.exit(f"{a.results} holds results of other settings: {results['flags']}")
     test = load(a.data, a.pool)
     for seed in [0] if a.engine == "base" else a.seeds:
@@ -144,7 +145,7 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
             secs = train(a.engine, a.bge, a.model, a.data, seed, folder, flags)
         start = time.perf_counter()
-        done[str(seed)] = {**score(folder, *test), "train_secs": round(secs, 1), "score_secs": round(time.perf_counter() - start, 1)}
+        done[str(seed)] = {**score(folder, a.max_length, *test), "train_secs": round(secs, 1), "score_secs": round(time.perf_counter() - start, 1)}
         print(a.engine, seed, done[str(seed)], file=sys.stderr, flush=True)
         with open(a.results, "w", encoding="utf-8") as f:
             json.dump(results, f, indent=1)

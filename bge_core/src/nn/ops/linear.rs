@@ -61,7 +61,7 @@ const TURNED_FROM: usize = 128;
 /// gemm packs its right side anew for every tile: by rows it copies whole vectors, by columns single floats. The sums,
 /// and so the bits, are the same.
 fn turned_for(rows: usize, w: &[f32], outputs: usize, inputs: usize) -> Option<Vec<f32>> {
-    /// Floats of a cache line, and columns that one task turns.
+    /// Floats of a cache line, rows and columns of a block.
     const BLOCK: usize = 16;
     if rows < TURNED_FROM {
         return None;
@@ -69,17 +69,26 @@ fn turned_for(rows: usize, w: &[f32], outputs: usize, inputs: usize) -> Option<V
     let mut turned = vec![0.0_f32; w.len()];
     let tasks = turned.par_chunks_mut(BLOCK * outputs).enumerate();
     tasks.for_each(|(index, turned)| {
-        let first = index * BLOCK;
-        let columns = turned.len() / outputs;
-        for start in (0..outputs).step_by(BLOCK) {
-            let rows = BLOCK.min(outputs - start);
-            for c in 0..columns {
-                let line = &mut turned[c * outputs + start..][..rows];
-                for (r, slot) in line.iter_mut().enumerate() {
-                    *slot = w[(start + r) * inputs + first + c];
+        math::vectorized(
+            #[inline(always)]
+            || {
+                let first = index * BLOCK;
+                let columns = turned.len() / outputs;
+                for start in (0..outputs).step_by(BLOCK) {
+                    let rows = BLOCK.min(outputs - start);
+                    let mut block = [[0.0_f32; BLOCK]; BLOCK];
+                    for (r, line) in block.iter_mut().enumerate().take(rows) {
+                        let row = &w[(start + r) * inputs + first..];
+                        line[..columns].copy_from_slice(&row[..columns]);
+                    }
+                    for (c, out) in turned.chunks_exact_mut(outputs).enumerate() {
+                        for (slot, row) in out[start..start + rows].iter_mut().zip(&block) {
+                            *slot = row[c];
+                        }
+                    }
                 }
-            }
-        }
+            },
+        );
     });
     Some(turned)
 }
