@@ -7,6 +7,13 @@ use crate::models::{Bert, CrossEncoder, EncoderConfig, ModelFolder, read_weights
 use crate::tokenize::TokenBatch;
 
 /// Token ids to vectors.
+#[cfg_attr(
+    feature = "zoo",
+    expect(
+        clippy::large_enum_variant,
+        reason = "there is one, and it is not moved about"
+    )
+)]
 #[derive(Clone, Debug)]
 pub(super) enum Encoder {
     Bert(Bert),
@@ -15,6 +22,13 @@ pub(super) enum Encoder {
 }
 
 /// Token ids of pairs to scores.
+#[cfg_attr(
+    feature = "zoo",
+    expect(
+        clippy::large_enum_variant,
+        reason = "there is one, and it is not moved about"
+    )
+)]
 #[derive(Clone, Debug)]
 pub(super) enum Scorer {
     CrossEncoder(CrossEncoder),

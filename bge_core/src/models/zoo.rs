@@ -24,6 +24,10 @@ pub struct ZooModel {
     config: EncoderConfig,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is not moved about"
+)]
 enum Network {
     ModernBert(modernbert::ModernBert),
     DebertaV2(debertav2::DebertaV2Model),
