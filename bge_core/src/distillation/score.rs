@@ -120,11 +120,7 @@ impl<'a, P: FnMut(ScoreEvent<'_>) -> ControlFlow<()>> Job<'a, P> {
     ) -> Result<Self> {
         check_places(input, output)?;
         refuse_llm_class(arguments)?;
-        let options = hub::HubOptions {
-            cache_dir: arguments.cache_dir.clone().map(Into::into),
-            token: arguments.token.clone(),
-            ..hub::HubOptions::default()
-        };
+        let options = hub::HubOptions::new(arguments.cache_dir.as_ref(), arguments.token.as_ref());
         let folder = hub::resolve_model(&arguments.reranker_name_or_path, &options)?;
         let teacher = open_teacher(&folder, arguments)?;
         for note in &teacher.notes {

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::beir::BeirFolder;
 use super::metrics::{Metric, MetricKey};
 use super::models::{Listener, measure};
 use super::retrieval::EvaluationOptions;
-use crate::config::MergeArguments;
+use crate::config::{Checked, MergeArguments, MergeConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inference::Embedder;
-use crate::models::{Bert, Merger, ModelFolder};
+use crate::models::{Bert, Merger, ModelFolder, hub};
 use crate::tokenize::Tokenizer;
 
 /// The metric that decides.
@@ -38,6 +39,47 @@ impl MergeTrial {
         let general = general.iter().sum::<f64>() / general.len() as f64;
         f64::midpoint(*first, general)
     }
+}
+
+/// What `bge merge` made.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MergeReport {
+    /// The folder of the merged model.
+    pub output_path: PathBuf,
+    /// The share of each model.
+    pub weights: Vec<f64>,
+    /// What was tried, where weights were chosen.
+    pub choice: Vec<MergeTrial>,
+}
+
+/// Merges the models of `config` with the weights given, or chosen: the whole of `bge merge`.
+///
+/// The folder appears whole or not at all; one that exists is an error before anything is read.
+pub fn merge_models(config: &Checked<MergeConfig>, listener: &mut Listener<'_>) -> Result<MergeReport> {
+    let ask = &config.merge;
+    let output_path = PathBuf::from(&ask.output_path);
+    Merger::check_output(&output_path)?;
+    let options = hub::HubOptions::new(ask.cache_dir.as_ref(), ask.token.as_ref());
+    let folders = ask
+        .model_names_or_paths
+        .iter()
+        .map(|name| hub::resolve_model(name, &options))
+        .collect::<Result<Vec<_>>>()?;
+    let merger = Merger::open(&folders)?;
+    let (weights, choice) = if ask.weights.is_empty() {
+        let trials = choose_weights(&merger, ask, listener)?;
+        let best =
+            best_trial(&trials).ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
+        (best.weights.to_vec(), trials)
+    } else {
+        (ask.weights.clone(), Vec::new())
+    };
+    merger.save(&weights, &output_path, &json!(choice))?;
+    Ok(MergeReport {
+        output_path,
+        weights,
+        choice,
+    })
 }
 
 /// Measures `merge_steps + 1` means between two models on `dataset` and `general_dataset`; the best is the first of the

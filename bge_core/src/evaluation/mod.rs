@@ -29,7 +29,7 @@ mod table;
 mod verdict;
 
 pub use beir::BeirFolder;
-pub use choose::{MergeTrial, best_trial, choose_weights};
+pub use choose::{MergeReport, MergeTrial, best_trial, choose_weights, merge_models};
 pub use compare::{
     CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts,
     compare,

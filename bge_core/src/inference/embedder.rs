@@ -45,11 +45,7 @@ impl Side {
 impl Embedder {
     /// Opens the model that `arguments` name, a folder or a name on the hub; see [`Embedder::from_finetuned`].
     pub fn open(arguments: &EmbedArguments) -> Result<Self> {
-        let options = hub::HubOptions {
-            cache_dir: arguments.cache_dir.clone().map(Into::into),
-            token: arguments.token.clone(),
-            ..hub::HubOptions::default()
-        };
+        let options = hub::HubOptions::new(arguments.cache_dir.as_ref(), arguments.token.as_ref());
         let folder = hub::resolve_model(&arguments.embedder_name_or_path, &options)?;
         Self::from_finetuned(folder, arguments)
     }

@@ -68,11 +68,7 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     let bad = |reason: String| Error::new(ErrorKind::InvalidConfig, reason).with_field("range_for_sampling");
     let rules = Rules::new(mine).map_err(bad)?;
     let corpus = Corpus::open(mine, work.path())?;
-    let hub = hub::HubOptions {
-        cache_dir: config.embed.cache_dir.clone().map(Into::into),
-        token: config.embed.token.clone(),
-        ..hub::HubOptions::default()
-    };
+    let hub = hub::HubOptions::new(config.embed.cache_dir.as_ref(), config.embed.token.as_ref());
     let folder = hub::resolve_model(&config.embed.embedder_name_or_path, &hub)?;
     let embedder = Embedder::from_finetuned(&folder, &config.embed)?;
     for note in embedder.notes() {

@@ -30,6 +30,17 @@ pub struct HubOptions {
     pub progress: bool,
 }
 
+impl HubOptions {
+    /// The two that settings have.
+    pub fn new(cache_dir: Option<&String>, token: Option<&String>) -> Self {
+        Self {
+            cache_dir: cache_dir.map(Into::into),
+            token: token.cloned(),
+            ..Self::default()
+        }
+    }
+}
+
 impl fmt::Debug for HubOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubOptions")

@@ -117,16 +117,22 @@ impl Merger {
         Ok(merged)
     }
 
-    /// Writes the merged model: the files of the last folder, new weights, and `merge.json`, which says what it was made of.
-    ///
-    /// The folder appears whole or not at all; one that exists is not replaced.
-    pub fn save(&self, shares: &[f64], output: &Path, note: &Value) -> Result<()> {
+    /// Refuses a folder that exists.
+    pub fn check_output(output: &Path) -> Result<()> {
         if output.exists() {
             let message = "the folder exists already; name another one or remove it";
             return Err(Error::new(ErrorKind::InvalidConfig, message)
                 .with_path(output)
                 .with_field("output_path"));
         }
+        Ok(())
+    }
+
+    /// Writes the merged model: the files of the last folder, new weights, and `merge.json`, which says what it was made of.
+    ///
+    /// The folder appears whole or not at all; one that exists is not replaced.
+    pub fn save(&self, shares: &[f64], output: &Path, note: &Value) -> Result<()> {
+        Self::check_output(output)?;
         let Some(last) = self.folders.last() else {
             bail!(InvalidArgument, "there is no model to merge");
         };

@@ -15,11 +15,11 @@ use crate::data::preflight::validate_files;
 use crate::data::session::{TokenCounter, ValidationOptions};
 use crate::distillation::{ScoreEvent, score_file};
 use crate::error::{Error, ErrorKind, Result};
-use crate::evaluation::{MeasureEvent, best_trial, choose_weights, measure_models};
+use crate::evaluation::{MeasureEvent, measure_models, merge_models};
 use crate::files;
 use crate::issue::Issue;
 use crate::mining::{MineEvent, mine};
-use crate::models::{Merger, hub, write_json};
+use crate::models::{hub, write_json};
 use crate::tokenize::Tokenizer;
 use crate::train::{Stopper, Trainer};
 
@@ -192,7 +192,7 @@ fn tokenizer_of(config: &FinetuneConfig) -> String {
 fn validate(config: FinetuneConfig, output: &Path, audience: &mut Audience<'_>) -> Result<Made> {
     let folder = hub::resolve_model(
         &tokenizer_of(&config),
-        &hub_options(config.model.cache_dir.as_ref(), config.model.token.as_ref()),
+        &hub::HubOptions::new(config.model.cache_dir.as_ref(), config.model.token.as_ref()),
     )?;
     let tokenizer = Tokenizer::open(folder)?;
     let count = |text: &str| tokenizer.count(text).unwrap_or(0);
@@ -233,14 +233,6 @@ fn validate(config: FinetuneConfig, output: &Path, audience: &mut Audience<'_>) 
         vec![output.display().to_string()],
         json!({ "headline": headline }),
     ))
-}
-
-fn hub_options(cache_dir: Option<&String>, token: Option<&String>) -> hub::HubOptions {
-    hub::HubOptions {
-        cache_dir: cache_dir.map(Into::into),
-        token: token.cloned(),
-        ..hub::HubOptions::default()
-    }
 }
 
 fn run_mine(config: MineConfig, audience: &mut Audience<'_>) -> Result<Made> {
@@ -358,32 +350,14 @@ fn finetune(
 
 fn merge(config: MergeConfig, audience: &mut Audience<'_>) -> Result<Made> {
     let config = config.check().map_err(refused)?;
-    let ask = &config.merge;
-    let options = hub_options(ask.cache_dir.as_ref(), ask.token.as_ref());
-    let folders = ask
-        .model_names_or_paths
-        .iter()
-        .map(|name| hub::resolve_model(name, &options))
-        .collect::<Result<Vec<_>>>()?;
-    let merger = Merger::open(&folders)?;
-    let (weights, choice) = if ask.weights.is_empty() {
-        let trials = choose_weights(&merger, ask, &mut |event| hear(audience, event))?;
-        let best =
-            best_trial(&trials).ok_or_else(|| Error::new(ErrorKind::Internal, "no weights were tried"))?;
-        (best.weights.to_vec(), to_value(&trials)?)
-    } else {
-        (ask.weights.clone(), Value::Null)
-    };
-    let output = Path::new(&ask.output_path);
+    let output = Path::new(&config.merge.output_path);
     if output.join("merge.json").exists() {
         std::fs::remove_dir_all(output)
             .map_err(|error| Error::io(output, "remove the earlier merge", error))?;
     }
-    merger.save(&weights, output, &choice)?;
-    Ok((
-        vec![ask.output_path.clone()],
-        json!({ "weights": weights, "choice": choice }),
-    ))
+    let report = merge_models(&config, &mut |event| hear(audience, event))?;
+    let result = json!({ "weights": report.weights, "choice": report.choice });
+    Ok((vec![config.merge.output_path.clone()], result))
 }
 
 fn evaluate(

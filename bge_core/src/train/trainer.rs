@@ -64,11 +64,7 @@ impl Trainer {
         let mut notes: Vec<Issue> = config.warnings().to_vec();
         let folder = hub::resolve_model(
             &config.model.model_name_or_path,
-            &hub::HubOptions {
-                cache_dir: config.model.cache_dir.clone().map(Into::into),
-                token: config.model.token.clone(),
-                ..hub::HubOptions::default()
-            },
+            &hub::HubOptions::new(config.model.cache_dir.as_ref(), config.model.token.as_ref()),
         )?;
         let folder = ModelFolder::open(&folder)?;
         let output_dir = PathBuf::from(&training.output_dir);

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use bge_core::config::{
-    Arguments, Loader, Module, config_error, groups, module_flag_help, split_config_flag, take_switch,
+    Arguments, Checked, Loader, Module, config_error, groups, module_flag_help, split_config_flag,
+    take_switch,
 };
 use bge_core::{Error, ErrorKind, Issue, Severity, files};
 
@@ -67,10 +68,9 @@ pub(crate) fn say(line: impl std::fmt::Display) {
 pub(crate) struct Settings<A> {
     pub(crate) arguments: A,
     pub(crate) json: bool,
-    pub(crate) warnings: Vec<Issue>,
 }
 
-/// Reads flags and `--config FILE`; prints help and ends where it is asked for.
+/// Reads flags and `--config FILE`, and says what is ignored; prints help and ends where it is asked for.
 pub(crate) fn settings<A: Arguments + Default>(
     usage: &str,
     args: &[String],
@@ -103,11 +103,22 @@ pub(crate) fn settings<A: Arguments + Default>(
         loader = loader.file(&file, &text);
     }
     let parsed = loader.flags(&flags).finish().map_err(Failure::Usage)?;
+    for warning in &parsed.warnings {
+        say(warning);
+    }
     Ok(Settings {
         arguments: parsed.arguments,
         json,
-        warnings: parsed.warnings,
     })
+}
+
+/// Settings that passed their rules; says what is worth a look about them.
+pub(crate) fn checked<C>(outcome: Result<Checked<C>, Vec<Issue>>) -> Outcome<Checked<C>> {
+    let config = outcome.map_err(refused)?;
+    for warning in config.warnings() {
+        say(warning);
+    }
+    Ok(config)
 }
 
 /// Settings that contradict each other, as a failure.

@@ -9,7 +9,7 @@ use bge_core::inference::{Embedder, Vectors};
 use bge_core::{Error, ErrorKind, files};
 use serde_json::{Value, json};
 
-use crate::command::{Outcome, print, refused, say, settings, use_threads};
+use crate::command::{Outcome, checked, print, say, settings, use_threads};
 use crate::progress;
 
 const USAGE: &str =
@@ -18,13 +18,7 @@ const USAGE: &str =
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let settings = settings::<EncodeConfig>(USAGE, args, Module::EncoderOnlyBase)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
-    let config = settings.arguments.check().map_err(refused)?;
-    for warning in config.warnings() {
-        say(warning);
-    }
+    let config = checked(settings.arguments.check())?;
     use_threads(config.embed.threads)?;
     let output = Path::new(&config.encode.output_file);
     let format = Format::of(output)?;

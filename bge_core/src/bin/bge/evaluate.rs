@@ -7,7 +7,7 @@ use bge_core::config::{EvaluateConfig, Module};
 use bge_core::evaluation::{MeasureEvent, ReportContext, measure_models};
 use bge_core::{Error, files};
 
-use crate::command::{Outcome, print, refused, say, settings, use_threads};
+use crate::command::{Outcome, checked, print, say, settings, use_threads};
 use crate::progress::Counter;
 
 const USAGE: &str = "usage: bge evaluate --embedder_name_or_path FOLDER --dataset FOLDER [--baseline FOLDER] [--general_dataset FOLDER...] [--report FILE.html] [FLAGS]\n";
@@ -15,13 +15,7 @@ const USAGE: &str = "usage: bge evaluate --embedder_name_or_path FOLDER --datase
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let settings = settings::<EvaluateConfig>(USAGE, args, Module::EncoderOnlyBase)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
-    let config = settings.arguments.check().map_err(refused)?;
-    for warning in config.warnings() {
-        say(warning);
-    }
+    let config = checked(settings.arguments.check())?;
     use_threads(config.embed.threads)?;
     let mut counter = Counter::new("texts");
     let report = measure_models(&config, &mut |event| listen(&mut counter, event))?;

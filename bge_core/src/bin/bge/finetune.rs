@@ -35,9 +35,6 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         )
     };
     let settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
     let config = settings.arguments.check_for(module).map_err(refused)?;
     let mut trainer = Trainer::new(config)?;
     trainer.stop_on(stopper()?);

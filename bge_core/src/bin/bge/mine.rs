@@ -1,8 +1,6 @@
 //! `bge mine`: hard negatives for training rows.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bge_core::config::{MineConfig, Module};
@@ -11,7 +9,8 @@ use bge_core::{Error, ErrorKind};
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::command::{Outcome, print, refused, say, settings, use_threads};
+use crate::command::{Outcome, checked, print, say, settings, use_threads};
+use crate::finetune::stopper;
 use crate::progress;
 
 const USAGE: &str = "\
@@ -21,20 +20,14 @@ usage: bge mine --embedder_name_or_path FOLDER --input_file FILE.jsonl --output_
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let settings = settings::<MineConfig>(USAGE, args, Module::EncoderOnlyBase)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
-    let config = settings.arguments.check().map_err(refused)?;
-    for warning in config.warnings() {
-        say(warning);
-    }
+    let config = checked(settings.arguments.check())?;
     use_threads(config.embed.threads)?;
-    let stop = stop_flag()?;
+    let stop = stopper()?;
     let started = Instant::now();
     let mut progress = MineProgress::default();
     let report = mine(&config, &mut |event| {
         progress.show(event);
-        if stop.load(Ordering::Relaxed) {
+        if stop.stopped() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -60,17 +53,6 @@ fn as_json(report: &MineReport, config: &MineConfig, secs: f64) -> Result<serde_
         map.insert("output_file".to_owned(), json!(config.mine.output_file));
     }
     Ok(value)
-}
-
-/// Set by Ctrl-C and SIGTERM; the second Ctrl-C ends at once.
-fn stop_flag() -> Result<Arc<AtomicBool>, Error> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let failed = |error| Error::new(ErrorKind::Internal, "cannot listen to signals").with_source(error);
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag)).map_err(failed)?;
-        signal_hook::flag::register(signal, Arc::clone(&flag)).map_err(failed)?;
-    }
-    Ok(flag)
 }
 
 /// Shows a run: a bar for each stage on a terminal, else a line now and then.

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use bge_core::config::{PipelineConfig, take_switch};
+use bge_core::config::{PipelineConfig, quote, take_switch};
 use bge_core::pipeline::PipelineReport;
 use bge_core::{Error, Issue, Severity, files};
 use serde_json::json;
@@ -288,11 +288,5 @@ fn program() -> String {
 
 /// A path as a word of a shell's command line.
 fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:,@".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    quote(&path.display().to_string())
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bge_core::config::{Module, RerankConfig};
 use bge_core::distillation::rerank_file;
 
-use crate::command::{Outcome, refused, say, settings, use_threads};
+use crate::command::{Outcome, checked, settings, use_threads};
 use crate::score::{shown, tell};
 
 const USAGE: &str =
@@ -14,13 +14,7 @@ const USAGE: &str =
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let settings = settings::<RerankConfig>(USAGE, args, Module::EncoderOnlyBase)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
-    let config = settings.arguments.check().map_err(refused)?;
-    for warning in config.warnings() {
-        say(warning);
-    }
+    let config = checked(settings.arguments.check())?;
     use_threads(config.rerank.threads)?;
     let started = Instant::now();
     let report = rerank_file(&config, shown("pairs")?)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bge_core::config::{Module, ScoreConfig};
 use bge_core::distillation::{ScoreEvent, ScoreReport, score_file};
 
-use crate::command::{Outcome, print, refused, say, settings, use_threads};
+use crate::command::{Outcome, checked, print, say, settings, use_threads};
 use crate::finetune::stopper;
 use crate::progress;
 
@@ -17,13 +17,7 @@ const USAGE: &str =
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let settings = settings::<ScoreConfig>(USAGE, args, Module::EncoderOnlyBase)?;
-    for warning in &settings.warnings {
-        say(warning);
-    }
-    let config = settings.arguments.check().map_err(refused)?;
-    for warning in config.warnings() {
-        say(warning);
-    }
+    let config = checked(settings.arguments.check())?;
     use_threads(config.rerank.threads)?;
     let started = Instant::now();
     let report = score_file(&config, shown("pairs")?)?;

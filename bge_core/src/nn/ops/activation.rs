@@ -32,53 +32,44 @@ impl Activation {
 
     /// Adds the bias to each row in `rows` of width `bias.len()` and applies the activation, in place.
     pub(crate) fn bias_and_apply(self, rows: &mut [f32], bias: &[f32]) {
-        math::vectorized(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    match self {
-                        Self::Gelu => each(row, bias, |x| x * math::normal(x).0),
-                        Self::GeluTanh => each(row, bias, |x| {
-                            0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
-                        }),
-                        Self::Relu => each(row, bias, |x| if x < 0.0 { 0.0 } else { x }),
-                    }
+        math::vectorized!({
+            for row in rows.chunks_exact_mut(bias.len()) {
+                match self {
+                    Self::Gelu => each(row, bias, |x| x * math::normal(x).0),
+                    Self::GeluTanh => each(row, bias, |x| {
+                        0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
+                    }),
+                    Self::Relu => each(row, bias, |x| if x < 0.0 { 0.0 } else { x }),
                 }
-            },
-        );
+            }
+        });
     }
 
     /// The activation of a slice of inputs, into `out`.
     pub(crate) fn apply<'a>(self, out: &'a mut [MaybeUninit<f32>], x: &[f32]) -> &'a mut [f32] {
-        math::vectorized(
-            #[inline(always)]
-            || match self {
-                Self::Gelu => map(out, x, |x| x * math::normal(x).0),
-                Self::GeluTanh => map(out, x, |x| {
-                    0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
-                }),
-                Self::Relu => map(out, x, |x| if x < 0.0 { 0.0 } else { x }),
-            },
-        )
+        math::vectorized!(match self {
+            Self::Gelu => map(out, x, |x| x * math::normal(x).0),
+            Self::GeluTanh => map(out, x, |x| {
+                0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
+            }),
+            Self::Relu => map(out, x, |x| if x < 0.0 { 0.0 } else { x }),
+        })
     }
 
     /// Multiplies the gradient of the output by the derivative at `x`, in place.
     pub(crate) fn backward(self, gradient: &mut [f32], x: &[f32]) {
-        math::vectorized(
-            #[inline(always)]
-            || match self {
-                Self::Gelu => scale(gradient, x, |x| {
-                    let (cdf, density) = math::normal(x);
-                    cdf + x * density
-                }),
-                Self::GeluTanh => scale(gradient, x, |x| {
-                    let t = math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
-                    let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-                    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
-                }),
-                Self::Relu => scale(gradient, x, |x| if x > 0.0 { 1.0 } else { 0.0 }),
-            },
-        );
+        math::vectorized!(match self {
+            Self::Gelu => scale(gradient, x, |x| {
+                let (cdf, density) = math::normal(x);
+                cdf + x * density
+            }),
+            Self::GeluTanh => scale(gradient, x, |x| {
+                let t = math::tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
+                let slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+            }),
+            Self::Relu => scale(gradient, x, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        });
     }
 }
 

@@ -83,36 +83,30 @@ pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: Shape) -> (Vec<f32
         let mut inverses = vec![0.0_f32; rows];
         for head in 0..shape.heads {
             head_scores(&mut scores, q, k, shape, head, task.first, rows, start, len);
-            math::vectorized(
-                #[inline(always)]
-                || {
-                    for (i, row) in scores.chunks_exact_mut(len).enumerate() {
-                        let (scale, peak) = (shape.scale(), math::largest(row));
-                        let sum = math::exponentials(row, peak, scale);
-                        task.log_sums[i * shape.heads + head] = peak * scale + sum.ln();
-                        inverses[i] = 1.0 / sum;
-                        if let Some(mask) = shape.mask(task.first + i, head) {
-                            for (j, p) in row.iter_mut().enumerate() {
-                                *p *= mask.factor(j);
-                            }
+            math::vectorized!({
+                for (i, row) in scores.chunks_exact_mut(len).enumerate() {
+                    let (scale, peak) = (shape.scale(), math::largest(row));
+                    let sum = math::exponentials(row, peak, scale);
+                    task.log_sums[i * shape.heads + head] = peak * scale + sum.ln();
+                    inverses[i] = 1.0 / sum;
+                    if let Some(mask) = shape.mask(task.first + i, head) {
+                        for (j, p) in row.iter_mut().enumerate() {
+                            *p *= mask.factor(j);
                         }
                     }
-                },
-            );
+                }
+            });
             let at = head * shape.head_width();
             let (scores, values) = (Mat::new(&scores, rows, len), shape.part(v, head, start, len));
             product_of_text(&mut task.context[at..], shape.width, false, scores, values);
             // A head's context is narrower than a row of probabilities: it is divided by their sum instead of them.
-            math::vectorized(
-                #[inline(always)]
-                || {
-                    for (context, inverse) in task.context.chunks_exact_mut(shape.width).zip(&inverses) {
-                        for x in &mut context[at..at + shape.head_width()] {
-                            *x *= inverse;
-                        }
+            math::vectorized!({
+                for (context, inverse) in task.context.chunks_exact_mut(shape.width).zip(&inverses) {
+                    for x in &mut context[at..at + shape.head_width()] {
+                        *x *= inverse;
                     }
-                },
-            );
+                }
+            });
         }
     });
     (context, log_sums)
@@ -215,32 +209,29 @@ fn block_backward(
         shape.part(kept.v, head, start, len),
     );
     product_of_text(ds, len, false, gradient, values.t());
-    math::vectorized(
-        #[inline(always)]
-        || {
-            let scale = shape.scale();
-            for (i, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
-                let token = global + i;
-                let (out, d_out) = (
-                    &kept.context[token * width + at..][..d],
-                    &d_context[token * width + at..][..d],
-                );
-                let delta = math::dot(out, d_out);
-                let log_sum = kept.log_sums[token * shape.heads + head];
-                if let Some(mask) = shape.mask(token, head) {
-                    for (j, (p, ds)) in p.iter_mut().zip(ds).enumerate() {
-                        let (probability, factor) = (math::exp(*p * scale - log_sum), mask.factor(j));
-                        *ds = probability * (*ds * factor - delta) * scale;
-                        *p = probability * factor;
-                    }
-                } else {
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        let probability = math::exp(*p * scale - log_sum);
-                        *ds = probability * (*ds - delta) * scale;
-                        *p = probability;
-                    }
+    math::vectorized!({
+        let scale = shape.scale();
+        for (i, (p, ds)) in p.chunks_exact_mut(len).zip(ds.chunks_exact_mut(len)).enumerate() {
+            let token = global + i;
+            let (out, d_out) = (
+                &kept.context[token * width + at..][..d],
+                &d_context[token * width + at..][..d],
+            );
+            let delta = math::dot(out, d_out);
+            let log_sum = kept.log_sums[token * shape.heads + head];
+            if let Some(mask) = shape.mask(token, head) {
+                for (j, (p, ds)) in p.iter_mut().zip(ds).enumerate() {
+                    let (probability, factor) = (math::exp(*p * scale - log_sum), mask.factor(j));
+                    *ds = probability * (*ds * factor - delta) * scale;
+                    *p = probability * factor;
+                }
+            } else {
+                for (p, ds) in p.iter_mut().zip(ds) {
+                    let probability = math::exp(*p * scale - log_sum);
+                    *ds = probability * (*ds - delta) * scale;
+                    *p = probability;
                 }
             }
-        },
-    );
+        }
+    });
 }

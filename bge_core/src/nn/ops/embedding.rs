@@ -22,40 +22,37 @@ pub(crate) fn forward(lookups: &[Lookup], dropout: Option<(Dropout, &[u64])>, af
         .map(|_| std::sync::atomic::AtomicU32::new(0))
         .collect();
     let (unit, output) = build_rows_2(tokens, width, width, tile_rows(tokens), |range, unit, output| {
-        math::vectorized(
-            #[inline(always)]
-            || {
-                for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
-                    let t = range.start + offset;
+        math::vectorized!({
+            for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
+                let t = range.start + offset;
+                for (i, x) in row.iter_mut().enumerate() {
+                    x.write(
+                        lookups
+                            .iter()
+                            .map(|l| l.table[l.rows[t] as usize * width + i])
+                            .sum(),
+                    );
+                }
+            }
+            #[expect(unsafe_code, reason = "the loop above wrote every element")]
+            // SAFETY: the tile is a whole number of rows and each was written.
+            let unit = unsafe { unit.assume_init_mut() };
+            for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
+                let inverse = normalize_row(row, affine.eps);
+                inverse_std[range.start + offset]
+                    .store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
+            }
+            let output = scale_and_shift(output, unit, affine);
+            if let Some((dropout, keys)) = dropout {
+                for (offset, row) in output.chunks_exact_mut(width).enumerate() {
+                    let mask = dropout.row(keys[range.start + offset]);
                     for (i, x) in row.iter_mut().enumerate() {
-                        x.write(
-                            lookups
-                                .iter()
-                                .map(|l| l.table[l.rows[t] as usize * width + i])
-                                .sum(),
-                        );
+                        *x *= mask.factor(i);
                     }
                 }
-                #[expect(unsafe_code, reason = "the loop above wrote every element")]
-                // SAFETY: the tile is a whole number of rows and each was written.
-                let unit = unsafe { unit.assume_init_mut() };
-                for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
-                    let inverse = normalize_row(row, affine.eps);
-                    inverse_std[range.start + offset]
-                        .store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
-                }
-                let output = scale_and_shift(output, unit, affine);
-                if let Some((dropout, keys)) = dropout {
-                    for (offset, row) in output.chunks_exact_mut(width).enumerate() {
-                        let mask = dropout.row(keys[range.start + offset]);
-                        for (i, x) in row.iter_mut().enumerate() {
-                            *x *= mask.factor(i);
-                        }
-                    }
-                }
-                (unit, output)
-            },
-        )
+            }
+            (unit, output)
+        })
     });
     let inverse_std = inverse_std
         .into_iter()

@@ -69,26 +69,23 @@ fn turned_for(rows: usize, w: &[f32], outputs: usize, inputs: usize) -> Option<V
     let mut turned = vec![0.0_f32; w.len()];
     let tasks = turned.par_chunks_mut(BLOCK * outputs).enumerate();
     tasks.for_each(|(index, turned)| {
-        math::vectorized(
-            #[inline(always)]
-            || {
-                let first = index * BLOCK;
-                let columns = turned.len() / outputs;
-                for start in (0..outputs).step_by(BLOCK) {
-                    let rows = BLOCK.min(outputs - start);
-                    let mut block = [[0.0_f32; BLOCK]; BLOCK];
-                    for (r, line) in block.iter_mut().enumerate().take(rows) {
-                        let row = &w[(start + r) * inputs + first..];
-                        line[..columns].copy_from_slice(&row[..columns]);
-                    }
-                    for (c, out) in turned.chunks_exact_mut(outputs).enumerate() {
-                        for (slot, row) in out[start..start + rows].iter_mut().zip(&block) {
-                            *slot = row[c];
-                        }
+        math::vectorized!({
+            let first = index * BLOCK;
+            let columns = turned.len() / outputs;
+            for start in (0..outputs).step_by(BLOCK) {
+                let rows = BLOCK.min(outputs - start);
+                let mut block = [[0.0_f32; BLOCK]; BLOCK];
+                for (r, line) in block.iter_mut().enumerate().take(rows) {
+                    let row = &w[(start + r) * inputs + first..];
+                    line[..columns].copy_from_slice(&row[..columns]);
+                }
+                for (c, out) in turned.chunks_exact_mut(outputs).enumerate() {
+                    for (slot, row) in out[start..start + rows].iter_mut().zip(&block) {
+                        *slot = row[c];
                     }
                 }
-            },
-        );
+            }
+        });
     });
     Some(turned)
 }
@@ -103,16 +100,13 @@ fn side<'a>(turned: Option<&'a Vec<f32>>, w: &'a [f32], outputs: usize, inputs: 
 
 /// Adds a bias to every row of a tile.
 pub(crate) fn add_bias(tile: &mut [f32], bias: &[f32]) {
-    math::vectorized(
-        #[inline(always)]
-        || {
-            for row in tile.chunks_exact_mut(bias.len()) {
-                for (y, b) in row.iter_mut().zip(bias) {
-                    *y += b;
-                }
+    math::vectorized!({
+        for row in tile.chunks_exact_mut(bias.len()) {
+            for (y, b) in row.iter_mut().zip(bias) {
+                *y += b;
             }
-        },
-    );
+        }
+    });
 }
 
 /// The gradient of the input: `dy [T, N] × w [N, K]` → `[T, K]`.
@@ -176,16 +170,13 @@ pub(crate) fn column_sums(sums: &mut [f32], add: bool, rows: &[f32]) {
     let width = sums.len();
     let partial = |rows: &[f32]| {
         let mut sums = vec![0.0_f32; width];
-        math::vectorized(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact(width) {
-                    for (sum, x) in sums.iter_mut().zip(row) {
-                        *sum += x;
-                    }
+        math::vectorized!({
+            for row in rows.chunks_exact(width) {
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += x;
                 }
-            },
-        );
+            }
+        });
         sums
     };
     let partials: Vec<Vec<f32>> = rows.par_chunks(SUM_ROWS * width).map(partial).collect();

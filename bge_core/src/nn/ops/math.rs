@@ -2,12 +2,23 @@
 //!
 //! Written without fused multiply-add so that every processor computes the same bits.
 
-/// Runs `work` compiled for the best vector instructions of this processor.
+/// Computes an expression compiled for the best vector instructions of this processor.
 ///
-/// The closure must be marked `#[inline(always)]`: one that the compiler leaves a function of its own is compiled for the
-/// oldest processor, four numbers wide.
+/// A macro, as the closure around the expression must be marked: one that the compiler leaves a function of its own is compiled
+/// for the oldest processor, four numbers wide.
+macro_rules! vectorized {
+    ($work:expr) => {
+        $crate::nn::ops::math::dispatch(
+            #[inline(always)]
+            || $work,
+        )
+    };
+}
+pub(crate) use vectorized;
+
+/// What [`vectorized`] calls.
 #[inline(always)]
-pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     use std::sync::LazyLock;
     static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
     ARCH.dispatch(work)

@@ -64,28 +64,25 @@ pub(crate) fn linear_residual_norm(
             Mat::new(&x[range.start * inputs..], range.len(), inputs),
             weight.t(),
         );
-        let output = math::vectorized(
-            #[inline(always)]
-            || {
-                for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
-                    let t = range.start + offset;
-                    let residual = &residual[t * width..][..width];
-                    if let Some((dropout, keys)) = dropout {
-                        let mask = dropout.row(keys[t]);
-                        for (i, ((f, b), r)) in row.iter_mut().zip(bias).zip(residual).enumerate() {
-                            *f = (*f + b) * mask.factor(i) + r;
-                        }
-                    } else {
-                        for ((f, b), r) in row.iter_mut().zip(bias).zip(residual) {
-                            *f = (*f + b) + r;
-                        }
+        let output = math::vectorized!({
+            for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
+                let t = range.start + offset;
+                let residual = &residual[t * width..][..width];
+                if let Some((dropout, keys)) = dropout {
+                    let mask = dropout.row(keys[t]);
+                    for (i, ((f, b), r)) in row.iter_mut().zip(bias).zip(residual).enumerate() {
+                        *f = (*f + b) * mask.factor(i) + r;
                     }
-                    let inverse = normalize_row(row, affine.eps);
-                    inverse_std[t].store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
+                } else {
+                    for ((f, b), r) in row.iter_mut().zip(bias).zip(residual) {
+                        *f = (*f + b) + r;
+                    }
                 }
-                scale_and_shift(output, unit, affine)
-            },
-        );
+                let inverse = normalize_row(row, affine.eps);
+                inverse_std[t].store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
+            }
+            scale_and_shift(output, unit, affine)
+        });
         (unit, output)
     });
     let inverse_std = inverse_std
@@ -139,22 +136,19 @@ pub(crate) fn backward(
         .enumerate()
         .map(|(index, dx)| {
             let (mut d_gamma, mut d_beta) = (vec![0.0_f32; width], vec![0.0_f32; width]);
-            math::vectorized(
-                #[inline(always)]
-                || {
-                    for (offset, dx) in dx.chunks_exact_mut(width).enumerate() {
-                        let t = index * SUM_ROWS + offset;
-                        let (dy, unit) = (&dy[t * width..][..width], &unit[t * width..][..width]);
-                        for ((s, dy), u) in d_gamma.iter_mut().zip(dy).zip(unit) {
-                            *s += dy * u;
-                        }
-                        for (s, dy) in d_beta.iter_mut().zip(dy) {
-                            *s += dy;
-                        }
-                        row_backward(dx, dy, unit, gamma, inverse_std[t]);
+            math::vectorized!({
+                for (offset, dx) in dx.chunks_exact_mut(width).enumerate() {
+                    let t = index * SUM_ROWS + offset;
+                    let (dy, unit) = (&dy[t * width..][..width], &unit[t * width..][..width]);
+                    for ((s, dy), u) in d_gamma.iter_mut().zip(dy).zip(unit) {
+                        *s += dy * u;
                     }
-                },
-            );
+                    for (s, dy) in d_beta.iter_mut().zip(dy) {
+                        *s += dy;
+                    }
+                    row_backward(dx, dy, unit, gamma, inverse_std[t]);
+                }
+            });
             (d_gamma, d_beta)
         })
         .collect();
@@ -194,18 +188,15 @@ fn row_backward(
 pub(crate) fn dropout_backward(gradient: &[f32], width: usize, dropout: Dropout, keys: &[u64]) -> Vec<f32> {
     let rows = gradient.len() / width;
     super::buffer::build_rows(rows, width, tile_rows(rows), |range, memory| {
-        math::vectorized(
-            #[inline(always)]
-            || {
-                for (offset, out) in memory.chunks_exact_mut(width).enumerate() {
-                    let t = range.start + offset;
-                    let (mask, row) = (dropout.row(keys[t]), &gradient[t * width..][..width]);
-                    for (i, (out, g)) in out.iter_mut().zip(row).enumerate() {
-                        out.write(g * mask.factor(i));
-                    }
+        math::vectorized!({
+            for (offset, out) in memory.chunks_exact_mut(width).enumerate() {
+                let t = range.start + offset;
+                let (mask, row) = (dropout.row(keys[t]), &gradient[t * width..][..width]);
+                for (i, (out, g)) in out.iter_mut().zip(row).enumerate() {
+                    out.write(g * mask.factor(i));
                 }
-            },
-        );
+            }
+        });
         #[expect(unsafe_code, reason = "the loop above wrote every element")]
         // SAFETY: the tile is a whole number of rows and each was written.
         unsafe {
