@@ -2,6 +2,7 @@
 
 mod check;
 mod check_embedding;
+mod check_m3;
 mod check_mining;
 mod check_reranker;
 pub(crate) mod check_scoring;
