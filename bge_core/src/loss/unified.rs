@@ -117,11 +117,13 @@ pub fn unified(config: &LossConfig, inputs: &UnifiedInputs<'_>, scale: f64) -> R
         rows: query_rows,
         width,
         offsets: &inputs.offsets[..=queries],
+        skip: 1,
     };
     let passage_vectors = TokenVectors {
         rows: passage_rows,
         width,
         offsets: &passage_offsets,
+        skip: 1,
     };
     let found = late_interaction::forward(query_vectors, passage_vectors, columns);
     let colbert = Var::from_slice(&found.scores, (queries, count), device)?;

@@ -9,13 +9,15 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, product_of_text};
 
-/// Rows of token vectors and where texts begin: the first row of each text (its `cls` token) plays no part.
+/// Rows of token vectors and where texts begin.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenVectors<'a> {
     pub(crate) rows: &'a [f32],
     pub(crate) width: usize,
     /// `n + 1` borders of the texts, in rows.
     pub(crate) offsets: &'a [u32],
+    /// Rows at the start of each text that play no part: 1 where its `cls` token is among them.
+    pub(crate) skip: usize,
 }
 
 impl<'a> TokenVectors<'a> {
@@ -26,7 +28,7 @@ impl<'a> TokenVectors<'a> {
     /// The rows of a text that count.
     fn range(self, text: usize) -> Range<usize> {
         let (first, end) = (self.offsets[text] as usize, self.offsets[text + 1] as usize);
-        (first + 1).min(end)..end
+        (first + self.skip).min(end)..end
     }
 
     fn row(self, row: usize) -> &'a [f32] {
@@ -134,7 +136,7 @@ pub(crate) fn backward(
             let share = share(query, pair);
             for (&nearest, row) in found.nearest[pair]
                 .iter()
-                .zip(rows.chunks_exact_mut(width).skip(1))
+                .zip(rows.chunks_exact_mut(width).skip(queries.skip))
             {
                 add_scaled(row, share, passages.row(nearest as usize));
             }
@@ -270,11 +272,13 @@ mod tests {
             rows: &q,
             width: 2,
             offsets: &[0, 3],
+            skip: 1,
         };
         let passages = TokenVectors {
             rows: &p,
             width: 2,
             offsets: &[0, 1],
+            skip: 1,
         };
         let found = forward(queries, passages, Columns::All);
         assert_eq!(found.scores, [0.0]);
