@@ -261,7 +261,9 @@ pub fn normalize_rows(rows: &Tensor) -> Result<Vec<f32>> {
     update(rows, |values| {
         let scale = |row: &mut [f32]| {
             let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-            row.iter_mut().for_each(|x| *x /= length);
+            for x in row.iter_mut() {
+                *x /= length;
+            }
             length
         };
         values.chunks_exact_mut(width.max(1)).map(scale).collect()

@@ -24,7 +24,10 @@ const MAX_PICKLE_BYTES: u64 = 1 << 20;
 /// Values on the stack and in the memo: many more than a state dict of a few tensors needs.
 const MAX_VALUES: usize = 1 << 10;
 
+/// What is wrong with a file, without its name.
 type Damage = String;
+/// A tensor's name, shape and values.
+type Named = (String, Vec<usize>, Vec<f32>);
 
 /// Reads a state dict: contiguous tensors as `f32`, by name.
 pub(super) fn read_state_dict(path: &Path) -> Result<BTreeMap<String, Tensor>> {
@@ -51,7 +54,7 @@ pub(super) fn read_state_dict(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(named)
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>, Damage> {
+fn parse(bytes: &[u8]) -> Result<Vec<Named>, Damage> {
     let damaged = |error: zip::result::ZipError| format!("the zip archive is damaged ({error})");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<String> = archive
@@ -464,7 +467,9 @@ fn program(tensors: &[(&str, &Tensor)]) -> Vec<u8> {
         out.extend(b"tQK\x00"); // its numbers, from the first on
         for numbers in [tensor.dims().to_vec(), tensor.stride().to_vec()] {
             out.push(b'(');
-            numbers.into_iter().for_each(|number| integer(&mut out, number));
+            for number in numbers {
+                integer(&mut out, number);
+            }
             out.push(b't');
         }
         out.extend(b"\x89ccollections\nOrderedDict\n)RtR");

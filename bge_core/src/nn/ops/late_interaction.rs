@@ -228,7 +228,12 @@ mod tests {
                 }
                 sum
             };
-            let vectors = |rows, offsets| TokenVectors { rows, width, offsets };
+            let vectors = |rows, offsets| TokenVectors {
+                rows,
+                width,
+                offsets,
+                skip: 1,
+            };
             let (queries, passages) = (
                 vectors(q.as_slice(), &q_offsets),
                 vectors(p.as_slice(), &p_offsets),
