@@ -27,6 +27,8 @@ mod layers;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
+mod m3;
+#[cfg(feature = "train")]
 mod merging;
 #[cfg(feature = "train")]
 mod mining;

@@ -28,6 +28,7 @@ pub mod plan;
 pub mod preflight;
 pub mod record;
 mod render;
+pub mod repair;
 pub mod report;
 pub mod rules;
 pub mod session;

@@ -126,7 +126,7 @@ pub(super) fn one_by_one(
 }
 
 /// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.
-fn scale_to_one(vector: &mut [f32]) {
+pub(super) fn scale_to_one(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
     for x in vector {
         *x /= norm;
