@@ -2,12 +2,14 @@
 
 mod embedder;
 mod encoder;
+mod queue;
 mod reranker;
 mod schedule;
 mod vectors;
 
 pub use embedder::Embedder;
 pub(crate) use embedder::check_vocabulary;
+pub use queue::{EncodeQueue, QueueLimits};
 pub use reranker::Reranker;
 pub(crate) use reranker::{refuse_decoder, refuse_llm_class};
 pub use schedule::{BatchLimits, VectorShape, encode_tokens};
