@@ -39,6 +39,8 @@ mod parity;
 #[cfg(feature = "train")]
 mod pipeline;
 #[cfg(feature = "train")]
+mod queue;
+#[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]
 mod reranker_training;

@@ -93,6 +93,15 @@ impl Findings {
 }
 
 impl EmbedArguments {
+    /// Checks what it takes to open a model and encode with it. Nothing on disk is looked at.
+    pub fn check_to_open(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.check(&mut findings);
+        findings.finish(self)
+    }
+
     pub(super) fn check(&self, findings: &mut Findings) {
         findings.remote_code(self.trust_remote_code);
         if let Some(class) = self

@@ -51,6 +51,15 @@ impl Findings {
 }
 
 impl RerankArguments {
+    /// Checks what it takes to open a reranker and score with it. Nothing on disk is looked at.
+    pub fn check_to_open(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.check(&mut findings);
+        findings.finish(self)
+    }
+
     fn check(&self, findings: &mut Findings) {
         findings.remote_code(self.trust_remote_code);
         self.check_class(findings);
