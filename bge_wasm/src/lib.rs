@@ -5,6 +5,7 @@
 
 mod repair;
 mod settings;
+mod split;
 #[cfg(all(feature = "tokens", target_arch = "wasm32"))]
 mod tokens;
 mod validator;
@@ -12,6 +13,7 @@ mod values;
 
 pub use repair::{Excerpts, Repairer};
 pub use settings::{check_config, config_schema, default_config, modules, parse_config, render_config};
+pub use split::Splitter;
 pub use validator::Validator;
 
 use wasm_bindgen::prelude::wasm_bindgen;

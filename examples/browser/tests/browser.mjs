@@ -114,6 +114,12 @@ flow("an example is judged, repaired and downloaded", async () => {
   const aside = (await saved(page, "#save-quarantine")).text.trim().split("\n").map((line) => JSON.parse(line));
   assert.deepEqual(aside.map((row) => [row.file, row.line]), [["example.jsonl", 3], ["example.jsonl", 5]]);
   assert.doesNotMatch(await page.textContent("#result"), /Not yet/);
+  await page.fill("#share", "50");
+  await page.click("#start-split");
+  await page.waitForSelector("#save-dev");
+  const [train, dev] = [(await saved(page, "#save-train")).text, (await saved(page, "#save-dev")).text];
+  assert.deepEqual([train, dev].map((text) => text.trim().split("\n").length), [2, 2]);
+  assert.deepEqual((train + dev).trim().split("\n").sort(), cleaned.text.trim().split("\n").sort());
   await axe(page, "after a repair");
   await picture(page, "repaired");
   await close(tab);
