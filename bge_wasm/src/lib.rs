@@ -3,6 +3,11 @@
 //! Nothing here computes: every function turns JavaScript values into those of `bge_core` and back. The types that
 //! TypeScript sees are in `types.d.ts` beside this file.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what comes from JavaScript is owned: wasm-bindgen has no borrowed optional text"
+)]
+
 mod repair;
 mod settings;
 mod split;

@@ -47,7 +47,7 @@ async function open(options = {}) {
     if (!url.startsWith(address)) seen.outside.push(url);
   });
   await page.goto(address);
-  await page.waitForSelector("html[data-ready=yes]");
+  await page.waitForSelector("html[data-ready=yes]", { timeout: 20_000 }).catch(() => assert.fail(`the page does not start: ${seen.errors.join("; ")}`));
   seen.requests.length = 0;
   return { page, seen, context };
 }
