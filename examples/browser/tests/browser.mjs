@@ -79,6 +79,13 @@ async function saved(page, selector) {
   return { name: download.suggestedFilename(), text: readFileSync(path, "utf8") };
 }
 
+/** A file in the scratch folder. */
+function put(name, text) {
+  const path = join(scratch, name);
+  writeFileSync(path, text);
+  return path;
+}
+
 const inside = async (page) => {
   const [wide, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(wide <= seen, `the page is ${wide} wide in a window of ${seen}`);
@@ -133,7 +140,7 @@ flow("several files, a packed one among them, and a folder", async () => {
   writeFileSync(join(folder, "notes.txt"), "x");
   const tab = await open();
   const { page } = tab;
-  await page.setInputFiles("#files", [join(folder, "a.jsonl"), { name: "b.json", mimeType: "", buffer: Buffer.from(`[${toy.toString().split("\n")[0]}]`) }, { name: "c.jsonl.gz", mimeType: "", buffer: Buffer.from("x") }]);
+  await page.setInputFiles("#files", [join(folder, "a.jsonl"), put("b.json", `[${toy.toString().split("\n")[0]}]`), put("c.jsonl.gz", "x")]);
   await page.waitForSelector("#result .facts");
   assert.match(await page.textContent("#result .facts"), /Rows17Files2/);
   assert.match(await page.textContent("#failed"), /c\.jsonl\.gz/);
@@ -193,7 +200,7 @@ flow("a tokenizer gives lengths in tokens and advice", async () => {
   await page.click("button:has-text('Use these lengths')");
   await page.waitForFunction(() => /That fits/.test(document.querySelector("#result").textContent));
   await picture(page, "tokens");
-  await page.setInputFiles("#files", [{ name: "tokenizer.json", mimeType: "", buffer: Buffer.from("{}") }, join(root, "examples", "data", "toy.jsonl")]);
+  await page.setInputFiles("#files", [put("tokenizer.json", "{}"), join(root, "examples", "data", "toy.jsonl")]);
   await page.waitForFunction(() => /no tokenizer\.json/.test(document.querySelector("#failed").textContent));
   await close(tab, { requests: ["pkg/bge_wasm_tokens.js", "pkg/bge_wasm_tokens_bg.wasm"] });
 });
