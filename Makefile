@@ -1,5 +1,5 @@
 # Shortcuts; .ci/run is what decides. Each target is one or two plain commands that can be typed as well.
-.PHONY: help check fmt lint pure wasm hub doc test test-pure layers deny fixtures install header ci
+.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install header ci
 
 wasm32 := wasm32-unknown-unknown
 
@@ -19,6 +19,11 @@ pure: ## clippy over the half without tensors: seconds
 
 wasm: ## the same for the browser; needs `rustup target add wasm32-unknown-unknown`
 	CLIPPY_CONF_DIR=$(CURDIR)/clippy-wasm cargo clippy -p bge_core --no-default-features --lib --target $(wasm32) -- -D warnings
+
+browser: ## builds the npm package and the page and tests both; needs node, npm and chromium
+	bge_wasm/build.sh tokens
+	node --test bge_wasm/tests/package.mjs
+	node examples/browser/tests/browser.mjs
 
 hub: ## tests of fetching models, against a server on this machine
 	cargo test --workspace --features bge_tests/hub --test tests hub

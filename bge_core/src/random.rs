@@ -25,6 +25,8 @@ pub enum Stream {
     Bootstrap = 7,
     /// Which candidates become negatives of a row.
     Negatives = 8,
+    /// Which rows become dev when training data is split.
+    Split = 12,
 }
 
 /// The 64-bit finaliser of `SplitMix64` (Steele, Lea, Flood 2014): a bijection that scatters every bit.

@@ -3,8 +3,14 @@
 //! Nothing here computes: every function turns JavaScript values into those of `bge_core` and back. The types that
 //! TypeScript sees are in `types.d.ts` beside this file.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what comes from JavaScript is owned: wasm-bindgen has no borrowed optional text"
+)]
+
 mod repair;
 mod settings;
+mod split;
 #[cfg(all(feature = "tokens", target_arch = "wasm32"))]
 mod tokens;
 mod validator;
@@ -12,6 +18,7 @@ mod values;
 
 pub use repair::{Excerpts, Repairer};
 pub use settings::{check_config, config_schema, default_config, modules, parse_config, render_config};
+pub use split::Splitter;
 pub use validator::Validator;
 
 use wasm_bindgen::prelude::wasm_bindgen;

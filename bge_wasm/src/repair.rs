@@ -98,7 +98,12 @@ impl Excerpts {
 
     /// Takes the next bytes of the file; `true` once nothing is left to look for.
     pub fn push(&mut self, chunk: &[u8]) -> bool {
-        let Self { splitter, wanted, most, found } = self;
+        let Self {
+            splitter,
+            wanted,
+            most,
+            found,
+        } = self;
         splitter.push(chunk, |line| keep(line, wanted, *most, found));
         self.found.len() >= self.wanted.len()
     }
@@ -106,14 +111,21 @@ impl Excerpts {
     /// The lines that were found, as `{line, text}`.
     #[wasm_bindgen(unchecked_return_type = "Excerpt[]")]
     pub fn finish(&mut self) -> JsResult<JsValue> {
-        let Self { splitter, wanted, most, found } = self;
+        let Self {
+            splitter,
+            wanted,
+            most,
+            found,
+        } = self;
         splitter.finish(|line| keep(line, wanted, *most, found));
         to_js(&self.found)
     }
 }
 
 fn keep(line: Found<'_>, wanted: &[u32], most: usize, found: &mut Vec<Value>) {
-    let (Found::Record(line) | Found::TooLong(line)) = line else { return };
+    let (Found::Record(line) | Found::TooLong(line)) = line else {
+        return;
+    };
     let is_wanted = u32::try_from(line.number).is_ok_and(|number| wanted.binary_search(&number).is_ok());
     if is_wanted {
         // A character has at most four bytes.

@@ -1,7 +1,9 @@
 //! Settings: their schema, their defaults, reading them, checking them and writing them out.
 
 use bge_core::Issue;
-use bge_core::config::{FinetuneConfig, Loader, Module, RenderFormat, from_command_line, json_schema, to_json_text};
+use bge_core::config::{
+    FinetuneConfig, Loader, Module, RenderFormat, from_command_line, json_schema, to_json_text,
+};
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::{JsError, JsValue, wasm_bindgen};
 
@@ -22,14 +24,18 @@ pub fn modules() -> JsResult<JsValue> {
 
 /// The settings of a module as JSON Schema, for a form.
 #[wasm_bindgen(js_name = configSchema, unchecked_return_type = "ConfigSchema")]
-pub fn config_schema(#[wasm_bindgen(unchecked_optional_param_type = "ModuleName")] module: Option<String>) -> JsResult<JsValue> {
+pub fn config_schema(
+    #[wasm_bindgen(unchecked_optional_param_type = "ModuleName")] module: Option<String>,
+) -> JsResult<JsValue> {
     let module = module_of(module.as_deref())?;
     to_js(&json_schema::<FinetuneConfig>("bge finetune", module))
 }
 
 /// Every setting of a module with its default.
 #[wasm_bindgen(js_name = defaultConfig, unchecked_return_type = "Config")]
-pub fn default_config(#[wasm_bindgen(unchecked_optional_param_type = "ModuleName")] module: Option<String>) -> JsResult<JsValue> {
+pub fn default_config(
+    #[wasm_bindgen(unchecked_optional_param_type = "ModuleName")] module: Option<String>,
+) -> JsResult<JsValue> {
     to_js(&flat(&FinetuneConfig::default(), module_of(module.as_deref())?)?)
 }
 
@@ -46,7 +52,11 @@ pub fn parse_config(
         "toml" => loader().toml(text).finish().map(|parsed| (module, parsed)),
         "json" => loader().json(text).finish().map(|parsed| (module, parsed)),
         "flags" => from_command_line(text).map(|command| (command.module, command.config)),
-        other => return Err(JsError::new(&format!("the format is toml, json or flags, got {other}"))),
+        other => {
+            return Err(JsError::new(&format!(
+                "the format is toml, json or flags, got {other}"
+            )));
+        }
     };
     to_js(&match parsed {
         Ok((module, parsed)) => json!({

@@ -14,6 +14,10 @@ pub(crate) fn counter(tokenizer_json: &[u8]) -> JsResult<TokenCounter<'static>> 
     let mut tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(refuse)?;
     tokenizer.with_truncation(None).map_err(refuse)?;
     tokenizer.with_padding(None);
-    let count = move |text: &str| tokenizer.encode_fast(text, true).map_or(0, |encoding| encoding.len());
+    let count = move |text: &str| {
+        tokenizer
+            .encode_fast(text, true)
+            .map_or(0, |encoding| encoding.len())
+    };
     Ok(Box::leak(Box::new(count)))
 }

@@ -170,3 +170,13 @@ export interface Excerpt {
   text: string;
   cut: boolean;
 }
+
+export interface SplitReport {
+  train: number;
+  dev: number;
+  /** Groups of rows that share a query or a positive. */
+  groups: number;
+  largest_group: number;
+  /** Rows that cannot be read; they are on neither side. */
+  unreadable: number;
+}

@@ -44,7 +44,9 @@ impl Validator {
             ..ValidationOptions::default()
         };
         let session = ValidationSession::new(options).map_err(|error| to_error(&error))?;
-        Ok(Self { session: Some(session) })
+        Ok(Self {
+            session: Some(session),
+        })
     }
 
     /// Ends the file before and starts the next one. `argument` says which dropped item it belongs to, `folder`

@@ -2,7 +2,7 @@
 
 import init from "./pkg/bge_wasm.js";
 import { byId, count, download, percent, size } from "./dom.js";
-import { repaired, show } from "./report.js";
+import { repaired, show, splitUp } from "./report.js";
 import { Settings } from "./settings.js";
 
 const EXAMPLE = `{"query": "what melts ice?", "pos": ["Salt lowers the melting point of water."], "neg": ["Ice is cold.", "Ice is cold."]}
@@ -79,6 +79,7 @@ async function validate(list, above = null) {
     const parts = show({ ...answer, config }, {
       use: (values) => { settings.use(values); validate(list, above); },
       repair: (dropRepeated, requireNegatives) => repair(list, dropRepeated, requireNegatives),
+      split: (share, said) => split(list, share, said),
       save: () => download("report.json", [answer.text]),
     });
     byId("result").replaceChildren(...(above ? [above, ...parts] : parts));
@@ -97,6 +98,15 @@ async function repair(list, dropRepeated, requireNegatives) {
     const cleaned = new File([answer.cleaned], "cleaned.jsonl");
     await validate([{ file: cleaned, name: cleaned.name, argument: 0 }], above);
     byId("repaired")?.scrollIntoView({ block: "center" });
+  } catch (error) {
+    fail(error.message);
+  }
+}
+
+async function split(list, share, said) {
+  try {
+    const answer = await work({ type: "split", files: list, share }, "Splitting …");
+    if (answer) said.replaceChildren(...splitUp(answer, (which) => download(`${which}.jsonl`, answer[which])));
   } catch (error) {
     fail(error.message);
   }

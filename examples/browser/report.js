@@ -123,7 +123,24 @@ function repairs(report, start) {
     el("button", { type: "button", class: "primary", id: "start-repair", onclick: () => start(repeated.checked, negatives.checked) }, "Repair and check again"));
 }
 
-/** The whole result. `actions` are `repair`, `use` (settings) and `save` (the report). */
+function sides(start) {
+  const share = el("input", { type: "number", id: "share", min: 1, max: 50, value: 5, step: 1 });
+  const said = el("div", { id: "sides", role: "status" });
+  return el("div", { class: "card" }, el("h3", {}, "Split into train and dev"),
+    el("p", {}, "Rows that share a query or a positive stay on one side, so that dev measures what was not trained on."),
+    el("div", { class: "row" }, el("label", { class: "check" }, "per cent for dev", share),
+      el("button", { type: "button", id: "start-split", onclick: () => start(Math.min(50, Math.max(1, Number(share.value) || 5)) / 100, said) }, "Split")), said);
+}
+
+/** How a split came out, with its two files. */
+export function splitUp({ report }, save) {
+  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} unreadable left out`,
+    report.largest_group > 1 && `; the largest group that belongs together has ${plural(report.largest_group, "row")}`, "."),
+  el("p", { class: "row" }, el("button", { type: "button", id: "save-train", onclick: () => save("train") }, "Download train.jsonl"),
+    el("button", { type: "button", id: "save-dev", onclick: () => save("dev") }, "Download dev.jsonl"))];
+}
+
+/** The whole result. `actions` are `repair`, `split`, `use` (settings) and `save` (the report). */
 export function show({ report, excerpts, scripts, config }, actions) {
   const sum = (severity) => report.issues.filter((group) => group.severity === severity).reduce((total, group) => total + group.total, 0);
   return [
@@ -131,6 +148,7 @@ export function show({ report, excerpts, scripts, config }, actions) {
     advice(report, config, actions.use),
     report.issues.length > 0 && repairs(report, actions.repair),
     report.issues.length > 0 && findings(report, excerpts),
+    report.rows > 1 && sides(actions.split),
     charts(report, scripts),
     el("p", {}, el("button", { type: "button", id: "save-report", onclick: actions.save }, "Download the report (JSON)")),
   ].filter(Boolean);

@@ -146,7 +146,40 @@ async function repair({ files, dropRepeated, requireNegatives }) {
   }
 }
 
-const JOBS = { validate, repair };
+async function split({ files, share }) {
+  const total = 2 * files.reduce((sum, entry) => sum + entry.file.size, 0);
+  const splitter = new bge.Splitter(share, 42, false);
+  const [train, dev] = [new Sink(), new Sink()];
+  let [bytes, told] = [0, 0];
+  const pass = async () => {
+    for (const { file } of files) {
+      await stream(file, (chunk) => {
+        splitter.push(chunk);
+        train.add(splitter.takeTrain());
+        dev.add(splitter.takeDev());
+        bytes += chunk.length;
+        const now = performance.now();
+        if (now - told > 100) {
+          told = now;
+          postMessage({ type: "progress", total, bytes });
+        }
+      });
+      splitter.endFile();
+      train.add(splitter.takeTrain());
+      dev.add(splitter.takeDev());
+    }
+  };
+  try {
+    await pass();
+    const report = splitter.draw();
+    await pass();
+    postMessage({ type: "split", report, train: train.flush(), dev: dev.flush() });
+  } finally {
+    splitter.free();
+  }
+}
+
+const JOBS = { validate, repair, split };
 
 onmessage = async ({ data }) => {
   if (data.type === "cancel") {

@@ -34,6 +34,7 @@ pub mod rules;
 pub mod session;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod source;
+pub mod split;
 mod tally;
 pub mod task;
 pub mod template;

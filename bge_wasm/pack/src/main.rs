@@ -11,7 +11,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bge_wasm_pack INPUT.wasm web|node NAME FOLDER".into());
     };
     let mut bindgen = Bindgen::new();
-    bindgen.input_path(input).out_name(name).typescript(true);
+    bindgen
+        .input_path(input)
+        .out_name(name)
+        .typescript(true)
+        .omit_default_module_path(false);
     match target.as_str() {
         "web" => bindgen.web(true)?,
         "node" => bindgen.nodejs(true)?,

@@ -47,7 +47,7 @@ async function open(options = {}) {
     if (!url.startsWith(address)) seen.outside.push(url);
   });
   await page.goto(address);
-  await page.waitForSelector("html[data-ready=yes]");
+  await page.waitForSelector("html[data-ready=yes]", { timeout: 20_000 }).catch(() => assert.fail(`the page does not start: ${seen.errors.join("; ")}`));
   seen.requests.length = 0;
   return { page, seen, context };
 }
@@ -77,6 +77,13 @@ async function saved(page, selector) {
   const path = join(scratch, download.suggestedFilename());
   await download.saveAs(path);
   return { name: download.suggestedFilename(), text: readFileSync(path, "utf8") };
+}
+
+/** A file in the scratch folder. */
+function put(name, text) {
+  const path = join(scratch, name);
+  writeFileSync(path, text);
+  return path;
 }
 
 const inside = async (page) => {
@@ -114,6 +121,12 @@ flow("an example is judged, repaired and downloaded", async () => {
   const aside = (await saved(page, "#save-quarantine")).text.trim().split("\n").map((line) => JSON.parse(line));
   assert.deepEqual(aside.map((row) => [row.file, row.line]), [["example.jsonl", 3], ["example.jsonl", 5]]);
   assert.doesNotMatch(await page.textContent("#result"), /Not yet/);
+  await page.fill("#share", "50");
+  await page.click("#start-split");
+  await page.waitForSelector("#save-dev");
+  const [train, dev] = [(await saved(page, "#save-train")).text, (await saved(page, "#save-dev")).text];
+  assert.deepEqual([train, dev].map((text) => text.trim().split("\n").length), [2, 2]);
+  assert.deepEqual((train + dev).trim().split("\n").sort(), cleaned.text.trim().split("\n").sort());
   await axe(page, "after a repair");
   await picture(page, "repaired");
   await close(tab);
@@ -127,7 +140,7 @@ flow("several files, a packed one among them, and a folder", async () => {
   writeFileSync(join(folder, "notes.txt"), "x");
   const tab = await open();
   const { page } = tab;
-  await page.setInputFiles("#files", [join(folder, "a.jsonl"), { name: "b.json", mimeType: "", buffer: Buffer.from(`[${toy.toString().split("\n")[0]}]`) }, { name: "c.jsonl.gz", mimeType: "", buffer: Buffer.from("x") }]);
+  await page.setInputFiles("#files", [join(folder, "a.jsonl"), put("b.json", `[${toy.toString().split("\n")[0]}]`), put("c.jsonl.gz", "x")]);
   await page.waitForSelector("#result .facts");
   assert.match(await page.textContent("#result .facts"), /Rows17Files2/);
   assert.match(await page.textContent("#failed"), /c\.jsonl\.gz/);
@@ -187,7 +200,7 @@ flow("a tokenizer gives lengths in tokens and advice", async () => {
   await page.click("button:has-text('Use these lengths')");
   await page.waitForFunction(() => /That fits/.test(document.querySelector("#result").textContent));
   await picture(page, "tokens");
-  await page.setInputFiles("#files", [{ name: "tokenizer.json", mimeType: "", buffer: Buffer.from("{}") }, join(root, "examples", "data", "toy.jsonl")]);
+  await page.setInputFiles("#files", [put("tokenizer.json", "{}"), join(root, "examples", "data", "toy.jsonl")]);
   await page.waitForFunction(() => /no tokenizer\.json/.test(document.querySelector("#failed").textContent));
   await close(tab, { requests: ["pkg/bge_wasm_tokens.js", "pkg/bge_wasm_tokens_bg.wasm"] });
 });
