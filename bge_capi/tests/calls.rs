@@ -7,10 +7,10 @@ use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
 use bge::{
-    bge_config, bge_config_free, bge_config_kind, bge_config_new, bge_config_set, bge_embedder, bge_embedder_coalesce,
-    bge_embedder_dim, bge_embedder_encode, bge_embedder_free, bge_embedder_open, bge_error, bge_error_free,
-    bge_error_message, bge_error_status, bge_mine, bge_reranker_score, bge_status, bge_str, bge_text_free,
-    bge_trainer_run, bge_trainer_stop, bge_validate, bge_validator_push,
+    bge_config, bge_config_free, bge_config_kind, bge_config_new, bge_config_set, bge_embedder,
+    bge_embedder_coalesce, bge_embedder_dim, bge_embedder_encode, bge_embedder_free, bge_embedder_open,
+    bge_error, bge_error_free, bge_error_message, bge_error_status, bge_mine, bge_reranker_score, bge_status,
+    bge_str, bge_text_free, bge_trainer_run, bge_trainer_stop, bge_validate, bge_validator_push,
 };
 
 fn config(name: &str, value: &str) -> Box<bge_config> {
@@ -25,10 +25,16 @@ fn config(name: &str, value: &str) -> Box<bge_config> {
 }
 
 fn embedder() -> Box<bge_embedder> {
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/parity/models/bert");
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/fixtures/parity/models/bert"
+    );
     let config = config("embedder_name_or_path", model);
     let mut out = MaybeUninit::uninit();
-    assert_eq!(bge_embedder_open(Some(&config), Some(&mut out), None), bge_status::Ok);
+    assert_eq!(
+        bge_embedder_open(Some(&config), Some(&mut out), None),
+        bge_status::Ok
+    );
     bge_config_free(Some(config));
     // SAFETY: as above.
     unsafe { Box::from_raw(out.assume_init()) }
@@ -38,7 +44,15 @@ fn encode(embedder: &bge_embedder, texts: &[bge_str<'_>]) -> Vec<f32> {
     let mut rows = vec![f32::NAN; texts.len() * bge_embedder_dim(Some(embedder))];
     // SAFETY: pointers and lengths belong together.
     let status = unsafe {
-        bge_embedder_encode(Some(embedder), 1, texts.as_ptr(), texts.len(), rows.as_mut_ptr(), rows.len(), None)
+        bge_embedder_encode(
+            Some(embedder),
+            1,
+            texts.as_ptr(),
+            texts.len(),
+            rows.as_mut_ptr(),
+            rows.len(),
+            None,
+        )
     };
     assert_eq!(status, bge_status::Ok);
     rows
@@ -55,11 +69,26 @@ fn encoding_refuses_null_and_impossible_lengths_and_writes_nothing() {
         bge_embedder_encode(embedder, role, first, count, out, room, None)
     };
     let some = Some(embedder.as_ref());
-    assert_eq!(call(None, 0, texts.as_ptr(), 2, place, 64), bge_status::NullPointer);
+    assert_eq!(
+        call(None, 0, texts.as_ptr(), 2, place, 64),
+        bge_status::NullPointer
+    );
     assert_eq!(call(some, 0, null(), 2, place, 64), bge_status::NullPointer);
-    assert_eq!(call(some, 0, texts.as_ptr(), 2, null_mut(), 64), bge_status::NullPointer);
-    for (role, count, room) in [(0, usize::MAX, 64), (0, 2, 63), (9, 2, 64), (u32::MAX, 2, 64), (0, usize::MAX / 4, usize::MAX)] {
-        assert_eq!(call(some, role, texts.as_ptr(), count, place, room), bge_status::InvalidArgument);
+    assert_eq!(
+        call(some, 0, texts.as_ptr(), 2, null_mut(), 64),
+        bge_status::NullPointer
+    );
+    for (role, count, room) in [
+        (0, usize::MAX, 64),
+        (0, 2, 63),
+        (9, 2, 64),
+        (u32::MAX, 2, 64),
+        (0, usize::MAX / 4, usize::MAX),
+    ] {
+        assert_eq!(
+            call(some, role, texts.as_ptr(), count, place, room),
+            bge_status::InvalidArgument
+        );
     }
     assert_eq!(call(some, 0, null(), 0, null_mut(), 0), bge_status::Ok);
     assert!(rows.iter().all(|x| *x == 7.0));
@@ -72,12 +101,21 @@ fn null_is_answered_everywhere() {
     assert_eq!(bge_config_new(1, None, None), bge_status::NullPointer);
     assert_eq!(bge_embedder_open(None, None, None), bge_status::NullPointer);
     assert_eq!(bge_embedder_coalesce(None, 1, 1, None), bge_status::NullPointer);
-    assert_eq!(bge_validate(None, None, nothing, None, None), bge_status::NullPointer);
+    assert_eq!(
+        bge_validate(None, None, nothing, None, None),
+        bge_status::NullPointer
+    );
     assert_eq!(bge_mine(None, None, nothing, None, None), bge_status::NullPointer);
-    assert_eq!(bge_trainer_run(None, None, nothing, None, None), bge_status::NullPointer);
+    assert_eq!(
+        bge_trainer_run(None, None, nothing, None, None),
+        bge_status::NullPointer
+    );
     // SAFETY: NULL is not read.
     unsafe {
-        assert_eq!(bge_reranker_score(None, null(), null(), 1, null_mut(), 1, None), bge_status::NullPointer);
+        assert_eq!(
+            bge_reranker_score(None, null(), null(), 1, null_mut(), 1, None),
+            bge_status::NullPointer
+        );
         assert_eq!(bge_validator_push(None, null(), 1, None), bge_status::NullPointer);
     }
     bge_trainer_stop(None);
@@ -117,7 +155,10 @@ fn sixteen_threads_get_the_same_bytes_joined_or_not_while_others_open_and_free()
         .collect();
     for joined in [false, true] {
         if joined {
-            assert_eq!(bge_embedder_coalesce(Some(&mut shared), 8, 300, None), bge_status::Ok);
+            assert_eq!(
+                bge_embedder_coalesce(Some(&mut shared), 8, 300, None),
+                bge_status::Ok
+            );
         }
         let shared = &shared;
         std::thread::scope(|threads| {

@@ -78,8 +78,20 @@ fn the_headers_compile_in_every_standard_without_a_warning() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("empty");
-        std::fs::write(&source, format!("#include <{header}>\nint main(void);\nint main(void) {{ return 0; }}\n")).unwrap();
-        let mut args = vec![standard, "-fsyntax-only", "-I", &include, "-x", language, text(&source)];
+        std::fs::write(
+            &source,
+            format!("#include <{header}>\nint main(void);\nint main(void) {{ return 0; }}\n"),
+        )
+        .unwrap();
+        let mut args = vec![
+            standard,
+            "-fsyntax-only",
+            "-I",
+            &include,
+            "-x",
+            language,
+            text(&source),
+        ];
         args.extend(STRICT);
         succeeds(compiler, &args);
     }
@@ -118,7 +130,10 @@ fn the_c_program_reads_and_leaks_nothing_that_is_not_its_own() {
         let failed = run(&program, &["no-such-model", "a text"]);
         assert_eq!(failed.status.code(), Some(1));
         let said = String::from_utf8_lossy(&failed.stderr);
-        assert!(said.contains("no-such-model") && said.lines().count() == 1, "{said}");
+        assert!(
+            said.contains("no-such-model") && said.lines().count() == 1,
+            "{said}"
+        );
     }
 }
 
@@ -147,7 +162,10 @@ fn validation_and_training_answer_in_json_and_stop_when_told() {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(lines.len(), 3, "{printed}");
-        assert_eq!((&lines[2]["stopped"], &lines[2]["global_step"]), (&true.into(), &2.into()));
+        assert_eq!(
+            (&lines[2]["stopped"], &lines[2]["global_step"]),
+            (&true.into(), &2.into())
+        );
         let wrong = run(&program, &["--learning_rat 1"]);
         assert!(String::from_utf8_lossy(&wrong.stderr).contains("learning_rate"));
     }

@@ -257,15 +257,27 @@ def fit(features):
         table[row, : len(found)] = found
     known = ~np.isnan(table[:, :, 0])
     table = np.nan_to_num(table)
-    for _ in range(20):
+    scale = table[known].std(axis=0)
+    table /= scale
+
+    def loss(weights):
+        scores = np.where(known, table @ weights, -np.inf)
+        most = scores.max(axis=1)
+        return (most + np.log(np.exp(scores - most[:, None]).sum(axis=1)) - scores[:, 0]).mean()
+
+    for _ in range(30):
         scores = np.where(known, table @ weights, -np.inf)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         mean = (shares[:, :, None] * table).sum(axis=1)
         slope = (table[:, 0] - mean).mean(axis=0)
         apart = table - mean[:, None]
-        bend = np.einsum("qc,qci,qcj->ij", shares, apart, apart) / len(features) + 1e-9 * np.eye(2)
-        weights = weights + np.linalg.solve(bend, slope)
+        bend = np.einsum("qc,qci,qcj->ij", shares, apart, apart) / len(features) + 1e-6 * np.eye(2)
+        step = np.linalg.solve(bend, slope)
+        while loss(weights + step) > loss(weights) and np.abs(step).max() > 1e-6:
+            step /= 2  # a whole step from afar goes too far
+        weights = weights + step
+    weights /= scale
     print(f"weights: BM25 {weights[0]:.3f}, cosine {weights[1]:.3f}")
     return weights
 

@@ -118,6 +118,9 @@ fn nothing_left(words: &[String]) -> Outcome<()> {
     }
 }
 
+/// A text, and the warnings.
+type Rendered = (String, Vec<Issue>);
+
 /// A command, and what can be done with its settings.
 struct Entry {
     name: &'static str,
@@ -125,8 +128,7 @@ struct Entry {
     default: fn(RenderFormat, Module) -> Outcome<String>,
     /// The warnings, or everything that is wrong.
     check: fn(Vec<String>) -> Outcome<Vec<Issue>>,
-    /// The text and the warnings.
-    render: fn(Vec<String>, RenderFormat) -> Outcome<(String, Vec<Issue>)>,
+    render: fn(Vec<String>, RenderFormat) -> Outcome<Rendered>,
 }
 
 const COMMANDS: [Entry; 8] = [
@@ -141,7 +143,7 @@ const COMMANDS: [Entry; 8] = [
         name: "pipeline",
         schema: |title, _| pipeline_schema(title),
         default: defaults_of::<PipelineArguments>,
-        check: check_pipeline,
+        check: |words| check_pipeline(&words),
         render: |_, _| {
             let message = "a pipeline is one file with a section for each stage, which is not rewritten; render the settings \
                            of one stage, as in `--command mine`";
@@ -364,8 +366,8 @@ fn check_settings<A: Command>(words: Vec<String>) -> Outcome<Vec<Issue>> {
     }
 }
 
-fn check_pipeline(words: Vec<String>) -> Outcome<Vec<Issue>> {
-    let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
+fn check_pipeline(words: &[String]) -> Outcome<Vec<Issue>> {
+    let (file, words) = config::split_config_flag(words).map_err(|issue| vec![issue])?;
     // `bge pipeline FILE` takes it without a flag.
     let (file, rest) = match (file, words.split_first()) {
         (None, Some((word, rest))) if !word.starts_with('-') => (word.clone(), rest.to_vec()),
@@ -400,7 +402,7 @@ fn check(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Resul
     Ok(if ok { 0 } else { 2 })
 }
 
-fn render_settings<A: Command>(words: Vec<String>, format: RenderFormat) -> Outcome<(String, Vec<Issue>)> {
+fn render_settings<A: Command>(words: Vec<String>, format: RenderFormat) -> Outcome<Rendered> {
     let (module, parsed) = A::load(words)?;
     let arguments = parsed.arguments;
     let text = match format {
