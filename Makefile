@@ -1,5 +1,5 @@
 # Shortcuts; .ci/run is what decides. Each target is one or two plain commands that can be typed as well.
-.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures ci
+.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install header ci
 
 wasm32 := wasm32-unknown-unknown
 
@@ -45,6 +45,12 @@ deny: ## licences and bans; needs `cargo install cargo-deny`
 
 fixtures: ## compare the golden numbers with FlagEmbedding again; needs Python with FlagEmbedding
 	python3 tests/fixtures/parity/make_fixtures.py --check
+
+install: ## libbge.{a,so}, headers, bge.pc and the CMake package, to PREFIX (/usr/local)
+	bge_capi/install.sh $(or $(PREFIX),/usr/local)
+
+header: ## write include/bge.h from the sources
+	UPDATE=1 cargo test -p bge_capi --test header
 
 ci: ## all that lands or rejects a change
 	.ci/run

@@ -12,9 +12,9 @@ use std::fmt::Write as _;
 
 use bge_core::config::{
     Arguments, EncodeConfig, EvaluateConfig, FieldDoc, FieldKind, FinetuneConfig, IntervalStrategy,
-    KdLossType, Loader, LrSchedulerType, Module, PoolingMethod, RenderFormat, SaveStrategy, config_error,
-    documented_toml, flag_help, from_command_line, groups, json_schema, split_config_flag, split_words,
-    to_flags, to_json_text, to_toml,
+    KdLossType, Loader, LrSchedulerType, MergeConfig, MineConfig, Module, PipelineArguments, PoolingMethod,
+    RenderFormat, RerankConfig, SaveStrategy, ScoreConfig, config_error, documented_toml, flag_help,
+    from_command_line, groups, json_schema, split_config_flag, split_words, to_flags, to_json_text, to_toml,
 };
 use bge_core::random::{Draws, Stream, key};
 use bge_core::{ErrorKind, Issue, Severity};
@@ -193,14 +193,17 @@ fn generated_settings_go_round_through_toml_json_and_flags() {
                 .unwrap();
             assert_eq!(read.arguments, config, "{text}");
         }
-        goes_round::<EncodeConfig>(
-            &random_arguments(Module::default(), &mut draws),
-            Module::default(),
-        );
-        goes_round::<EvaluateConfig>(
-            &random_arguments(Module::default(), &mut draws),
-            Module::default(),
-        );
+        fn any<A: Arguments + std::fmt::Debug>(draws: &mut Draws) {
+            let arguments: A = random_arguments(Module::default(), draws);
+            goes_round(&arguments, Module::default());
+        }
+        any::<EncodeConfig>(&mut draws);
+        any::<EvaluateConfig>(&mut draws);
+        any::<MineConfig>(&mut draws);
+        any::<ScoreConfig>(&mut draws);
+        any::<RerankConfig>(&mut draws);
+        any::<MergeConfig>(&mut draws);
+        any::<PipelineArguments>(&mut draws);
     }
 }
 
@@ -252,6 +255,10 @@ fn every_flag_goes_round_alone_and_is_documented() {
     all::<FinetuneConfig>(Module::RerankerEncoderOnlyBase);
     all::<EncodeConfig>(Module::default());
     all::<EvaluateConfig>(Module::default());
+    all::<MineConfig>(Module::default());
+    all::<ScoreConfig>(Module::default());
+    all::<RerankConfig>(Module::default());
+    all::<MergeConfig>(Module::default());
 }
 
 #[test]

@@ -157,6 +157,51 @@ fn the_whole_backward_agrees_with_finite_differences_with_dropout_on() {
 }
 
 #[test]
+fn a_vector_has_the_bits_and_the_gradients_of_the_whole_last_layer() {
+    for name in MODELS {
+        let model = network(name, 0.1);
+        let width = model.config().hidden_size;
+        let rows = token_rows(model.config().vocab_size, &[40, 1, 17, 2, 33]);
+        let batch = lay(&model, &rows, 0..);
+        let d_vectors = direction(rows.len(), width, 4);
+        for pooling in [PoolingMethod::Cls, PoolingMethod::Mean, PoolingMethod::LastToken] {
+            for (keep, dropout) in [(Keep::All, None), (Keep::All, Some(3)), (Keep::Inputs, Some(3))] {
+                let (hidden, record) = model.forward(&batch, keep, dropout).unwrap();
+                let whole = flat(&pool(pooling, &hidden, batch.offsets()).unwrap());
+                let mut want = Gradients::new(model.params());
+                let d_hidden = pool_backward(pooling, &d_vectors, batch.offsets()).unwrap();
+                model
+                    .backward(&batch, record.unwrap(), d_hidden, dropout, &mut want)
+                    .unwrap();
+
+                let (vectors, record) = model.vectors(&batch, pooling, keep, dropout).unwrap();
+                assert_eq!(vectors.dims(), [rows.len(), width]);
+                assert_eq!(flat(&vectors), whole, "{name} {pooling:?}");
+                let mut got = Gradients::new(model.params());
+                model
+                    .vectors_backward(&batch, pooling, record.unwrap(), &d_vectors, dropout, &mut got)
+                    .unwrap();
+                for (id, (weight, ..)) in model.params().iter().enumerate() {
+                    let (got, want) = (got.to_vec(id).unwrap(), want.to_vec(id).unwrap());
+                    let (Some(got), Some(want)) = (&got, &want) else {
+                        assert_eq!(got, want, "{weight}");
+                        continue;
+                    };
+                    let size = want.iter().fold(1e-3_f32, |size, x| size.max(x.abs()));
+                    for (got, want) in got.iter().zip(want) {
+                        let difference = (got - want).abs() / size;
+                        assert!(
+                            difference < 1e-5,
+                            "{name} {pooling:?} {weight}: {got}, not {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_text_meets_the_same_masks_in_any_grouping() {
     for name in MODELS {
         let model = network(name, 0.1);

@@ -27,6 +27,8 @@ mod layers;
 #[cfg(feature = "train")]
 mod loss;
 #[cfg(feature = "train")]
+mod m3;
+#[cfg(feature = "train")]
 mod merging;
 #[cfg(feature = "train")]
 mod mining;
@@ -36,6 +38,8 @@ mod optim;
 mod parity;
 #[cfg(feature = "train")]
 mod pipeline;
+#[cfg(feature = "train")]
+mod queue;
 #[cfg(feature = "train")]
 mod quickstart;
 #[cfg(feature = "train")]

@@ -109,7 +109,9 @@ fn bge_config(line: &str) -> (i32, String, String) {
 
 #[test]
 fn the_command_shows_schema_and_defaults_that_can_be_used() {
-    for of in ["finetune", "encode", "evaluate"] {
+    for of in [
+        "finetune", "encode", "evaluate", "mine", "score", "rerank", "merge", "pipeline",
+    ] {
         let (code, out, err) = bge_config(&format!("schema --command {of}"));
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(serde_json::from_str::<Value>(&out).unwrap()["properties"].is_object());
@@ -169,6 +171,70 @@ fn the_command_checks_and_renders_a_file_with_flags() {
 }
 
 #[test]
+fn the_command_checks_and_renders_the_settings_of_other_commands() {
+    let flags = "--embedder_name_or_path m --input_file a --output_file b --range_for_sampling 2-9";
+    let (code, out, err) = bge_config(&format!("check --command mine {flags}"));
+    assert_eq!((code, out.as_str()), (0, "the settings are fine\n"), "{err}");
+    let (code, out, _) = bge_config(&format!(
+        "check --command mine {flags} --range_for_sampling 9-2 --json"
+    ));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &report["issues"][0]["field"]),
+        (2, &json!("range_for_sampling"))
+    );
+    let (code, toml, _) = bge_config(&format!("render --command mine --format toml {flags}"));
+    assert_eq!(code, 0);
+    let read = Loader::<MineConfig>::new().toml(&toml).finish().unwrap();
+    assert_eq!(read.arguments.mine.range_for_sampling, "2-9");
+    let (code, out, _) = bge_config(&format!("render --command mine --format flags {flags}"));
+    assert_eq!(code, 0);
+    let again = Loader::<MineConfig>::new().flags(&split_words(&out).unwrap());
+    assert_eq!(again.finish().unwrap().arguments, read.arguments);
+}
+
+#[test]
+fn the_command_checks_a_pipeline_and_has_a_schema_of_its_sections() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipeline.toml");
+    let name = path.to_str().unwrap();
+    let shared = "model_name_or_path = 'm'\ntrain_data = 't.jsonl'\noutput_dir = 'o'\n";
+    std::fs::write(
+        &path,
+        format!("{shared}[mine]\nnegative_number = 7\n[finetune]\n"),
+    )
+    .unwrap();
+    for how in ["--config ", ""] {
+        let (code, out, err) = bge_config(&format!("check --command pipeline {how}{name}"));
+        assert_eq!((code, out.as_str()), (0, "the settings are fine\n"), "{err}");
+    }
+    std::fs::write(
+        &path,
+        format!("{shared}[mine]\nnegative_number = 0\n[finetune]\n"),
+    )
+    .unwrap();
+    let (code, _, err) = bge_config(&format!("check --command pipeline {name}"));
+    assert_eq!(code, 2);
+    assert!(err.contains("negative_number"), "{err}");
+    let (_, out, _) = bge_config("schema --command pipeline");
+    let schema: Value = serde_json::from_str(&out).unwrap();
+    let properties = &schema["properties"];
+    assert_eq!(
+        properties["mine"]["properties"]["negative_number"]["type"],
+        "integer"
+    );
+    assert!(
+        properties["finetune_reranker"]["properties"]
+            .get("query_instruction_for_rerank")
+            .is_some()
+    );
+    assert_eq!(
+        schema["required"],
+        json!(["model_name_or_path", "train_data", "output_dir"])
+    );
+}
+
+#[test]
 fn wrong_usage_of_the_command_is_exit_code_2() {
     for args in [
         "",
@@ -176,7 +242,17 @@ fn wrong_usage_of_the_command_is_exit_code_2() {
         "render",
         "render --format yaml",
         "render --format",
-        "schema --command mine",
+        "schema --command mines",
+        "check --command mine",
+        "check --command score --reranker_name_or_path m --input_file a --output_file a",
+        "check --command mine --temperature 0.02",
+        "check --command pipeline",
+        "check --command pipeline --seed 1",
+        "check --command pipeline /no/such/file",
+        "render --command pipeline --format toml",
+        "render --command mine --format flagembedding",
+        "render --command merge --format deepspeed",
+        "render --command mine",
         "schema extra",
         "default --format flags",
         "check --config /no/such/file",

@@ -140,8 +140,17 @@ fn m3_settings_made_in_code_are_refused_for_the_base_module() {
     config.training.unified_finetuning = true;
     let issues = config.clone().check().unwrap_err();
     assert_eq!(only(&issues).field.as_deref(), Some("unified_finetuning"));
+    config.clone().check_for(Module::EncoderOnlyM3).unwrap();
+    config.training.use_mrl = true;
+    config.training.mrl_dims = vec![8];
+    let issues = config.clone().check_for(Module::EncoderOnlyM3).unwrap_err();
+    assert_eq!(only(&issues).field.as_deref(), Some("use_mrl"));
+    config.training.use_mrl = false;
+    config.training.mrl_dims = Vec::new();
+    config.training.unified_finetuning = false;
+    config.training.fix_encoder = true;
     let issues = config.check_for(Module::EncoderOnlyM3).unwrap_err();
-    assert_eq!(only(&issues).code, "config.unsupported");
+    assert_eq!(only(&issues).field.as_deref(), Some("fix_encoder"));
 }
 
 #[test]

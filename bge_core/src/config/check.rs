@@ -235,6 +235,9 @@ impl FinetuneConfig {
             self.check_steps(&mut findings);
         } else {
             self.check_loss(&mut findings);
+            if module == Module::EncoderOnlyM3 {
+                self.check_m3(&mut findings);
+            }
             self.check_steps(&mut findings);
             self.check_evaluation(&mut findings);
         }

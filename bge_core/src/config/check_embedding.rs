@@ -17,9 +17,9 @@ impl EncodeConfig {
             ("return_sparse", encode.return_sparse),
             ("return_colbert_vecs", encode.return_colbert_vecs),
         ] {
-            if wanted {
-                let message = "only BGE-M3 has it, which this version does not run yet; leave the flag out";
-                findings.error("config.unsupported", field, message);
+            if wanted && !encode.output_file.to_ascii_lowercase().ends_with(".jsonl") {
+                let message = "texts have different numbers of tokens, which only a .jsonl file can hold; name the output so";
+                findings.error("config.conflict", field, message);
             }
         }
         if !(encode.return_dense || encode.return_sparse || encode.return_colbert_vecs) {
@@ -93,14 +93,26 @@ impl Findings {
 }
 
 impl EmbedArguments {
+    /// Checks what it takes to open a model and encode with it. Nothing on disk is looked at.
+    pub fn check_to_open(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.check(&mut findings);
+        findings.finish(self)
+    }
+
     pub(super) fn check(&self, findings: &mut Findings) {
         findings.remote_code(self.trust_remote_code);
         if let Some(class) = self
             .embedder_model_class
             .as_deref()
-            .filter(|class| *class != "encoder-only-base")
+            .filter(|class| !["encoder-only-base", "encoder-only-m3"].contains(class))
         {
-            let message = format!("this version runs encoder-only-base, got {}", shown_text(class));
+            let message = format!(
+                "this version runs encoder-only-base and encoder-only-m3, got {}",
+                shown_text(class)
+            );
             findings.error("config.unsupported", "embedder_model_class", message);
         }
         findings.count(

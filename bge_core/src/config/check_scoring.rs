@@ -51,6 +51,15 @@ impl Findings {
 }
 
 impl RerankArguments {
+    /// Checks what it takes to open a reranker and score with it. Nothing on disk is looked at.
+    pub fn check_to_open(mut self) -> Result<Checked<Self>, Vec<Issue>> {
+        let mut findings = Findings::default();
+        normalize(&mut self);
+        findings.required(&self);
+        self.check(&mut findings);
+        findings.finish(self)
+    }
+
     fn check(&self, findings: &mut Findings) {
         findings.remote_code(self.trust_remote_code);
         self.check_class(findings);
@@ -90,12 +99,29 @@ impl RerankArguments {
                      BAAI/bge-reranker-v2-m3"
                 );
                 findings.error("config.unsupported", "reranker_model_class", message);
-            } else if !matches!(class, "encoder-only-base" | "embedder") {
+            } else if !matches!(class, "encoder-only-base" | "encoder-only-m3" | "embedder") {
                 let message = format!(
-                    "expected encoder-only-base or embedder, got {}",
+                    "expected encoder-only-base, encoder-only-m3 or embedder, got {}",
                     shown_text(class)
                 );
                 findings.error("config.unsupported", "reranker_model_class", message);
+            } else if self.m3 && class != "encoder-only-m3" {
+                let message = format!("`m3` is the class encoder-only-m3, not {class}; give one of the two");
+                findings.error("config.conflict", "m3", message);
+            }
+        }
+        let weights = &self.weights_for_different_modes;
+        let m3 = self.m3 || self.reranker_model_class.as_deref() == Some("encoder-only-m3");
+        if !weights.is_empty() {
+            let sound = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0);
+            if weights.len() != 3 || !sound || weights.iter().sum::<f64>() <= 0.0 {
+                let message = format!(
+                    "expected three numbers from 0, not all 0 (dense, sparse, multi-vector), got {weights:?}"
+                );
+                findings.error("config.invalid_value", "weights_for_different_modes", message);
+            } else if !m3 {
+                let message = "only BGE-M3 has several scores; add `--m3`";
+                findings.warning("config.no_effect", "weights_for_different_modes", message);
             }
         }
         for (field, set) in [

@@ -42,7 +42,7 @@ arguments! {
         ["machine"]
         /// Texts encoded together.
         batch_size: usize = 256;
-        /// The devices to use; all there are if not given.
+        /// The devices to use. This version computes on one, `cpu`, whose cores `threads` bounds; several are refused.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;

@@ -366,7 +366,9 @@ pub(crate) fn upstream_reading(name: &str, value: &Value) -> Option<Value> {
         }
         "query_instruction_format"
         | "passage_instruction_format"
-        | "query_instruction_format_for_retrieval" => match value {
+        | "query_instruction_format_for_retrieval"
+        | "query_instruction_format_for_rerank"
+        | "passage_instruction_format_for_rerank" => match value {
             Value::String(text) if text.contains("\\n") => Some(Value::String(text.replace("\\n", "\n"))),
             _ => None,
         },

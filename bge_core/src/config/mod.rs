@@ -2,6 +2,7 @@
 
 mod check;
 mod check_embedding;
+mod check_m3;
 mod check_mining;
 mod check_reranker;
 pub(crate) mod check_scoring;
@@ -42,7 +43,7 @@ pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use pipeline::{PipelineArguments, PipelineConfig, STAGES};
-pub use render::{RenderFormat, documented_toml, to_flags, to_json_text, to_toml};
+pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_text, to_toml};
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema, module_flag_help};
 pub use scoring::{ScoreArguments, ScoreConfig};

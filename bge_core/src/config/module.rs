@@ -47,12 +47,13 @@ impl Module {
     /// Fails with `Unsupported` for a module that this version does not train.
     pub fn available(self) -> Result<Self> {
         match self {
-            Self::EncoderOnlyBase | Self::RerankerEncoderOnlyBase => Ok(self),
+            Self::EncoderOnlyBase | Self::EncoderOnlyM3 | Self::RerankerEncoderOnlyBase => Ok(self),
             planned => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "`{planned}` is planned; this version trains `{}` and `{}`",
+                    "`{planned}` is planned; this version trains `{}`, `{}` and `{}`",
                     Self::EncoderOnlyBase,
+                    Self::EncoderOnlyM3,
                     Self::RerankerEncoderOnlyBase
                 ),
             )),

@@ -36,7 +36,7 @@ impl FinetuneConfig {
         match format {
             RenderFormat::Toml => to_toml(self, module),
             RenderFormat::Json => to_json_text(self, module),
-            RenderFormat::Flags => lines(&to_flags(self, module)),
+            RenderFormat::Flags => flag_lines(self, module),
             RenderFormat::FlagEmbedding => self.to_flagembedding(module),
             RenderFormat::DeepSpeed => format!("{:#}\n", self.to_deepspeed()),
         }
@@ -281,6 +281,11 @@ pub fn to_flags<A: Arguments>(arguments: &A, module: Module) -> Vec<Vec<String>>
         }
     }
     flags
+}
+
+/// The same as a text for a shell, one flag a line.
+pub fn flag_lines<A: Arguments>(arguments: &A, module: Module) -> String {
+    lines(&to_flags(arguments, module))
 }
 
 /// A value as one word of a command line, Python's spelling for booleans.

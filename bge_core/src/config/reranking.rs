@@ -9,8 +9,12 @@ arguments! {
         ["model"]
         /// The teacher: a cross-encoder or an embedder, as a folder, a checkpoint, or a name on the Hugging Face hub.
         reranker_name_or_path: String = String::new(), required;
-        /// The kind of model: encoder-only-base (a cross-encoder) or embedder; as the folder's files tell if not given.
+        /// The kind of model: encoder-only-base (a cross-encoder), encoder-only-m3 (BGE-M3's three heads) or embedder; as the folder's files tell if not given.
         reranker_model_class: Option<String> = None;
+        /// Score with BGE-M3's three heads, as `reranker_model_class encoder-only-m3` does.
+        m3: bool = false, ours;
+        /// How much the dense, the sparse and the multi-vector score of BGE-M3 count in their mean: three numbers.
+        weights_for_different_modes: Vec<f64> = Vec::new();
         /// An adapter of an LLM reranker, which this version does not run.
         reranker_peft_path: Option<String> = None;
         /// How an embedder's token vectors become one; as its folder says if not given. A cross-encoder has no use for it.
@@ -50,7 +54,7 @@ arguments! {
         ["machine"]
         /// Pairs scored together at most; 4,096 tokens bound a batch as well, and no score depends on it.
         reranker_batch_size: usize = 3000;
-        /// The devices to use; all there are if not given.
+        /// The devices to use. This version computes on one, `cpu`, whose cores `threads` bounds; several are refused.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::{EmbedArguments, RerankArguments, TextRole};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inference::{Embedder, Reranker, Vectors};
+use crate::inference::{Embedder, M3Embedder, ModeWeights, Reranker, Vectors};
 use crate::issue::{Issue, Severity};
 use crate::models::ModelFolder;
 
@@ -36,6 +36,28 @@ impl Teacher for Embedder {
             products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
         };
         Ok(pairs.iter().map(score).collect())
+    }
+}
+
+/// BGE-M3 scoring with all three heads.
+struct AllHeads {
+    embedder: M3Embedder,
+    weights: ModeWeights,
+}
+
+/// Pairs scored at once: a passage of 512 tokens has 2 MB of token vectors.
+const PAIRS_OF_HEADS: usize = 64;
+
+impl Teacher for AllHeads {
+    /// The weighted mean of the scores of the heads (`colbert+sparse+dense`).
+    fn scores(&self, pairs: &[(&str, &str)], progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+        let mut scores = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(PAIRS_OF_HEADS) {
+            let found = self.embedder.compute_score(pairs)?;
+            scores.extend(found.iter().map(|pair| pair.colbert_sparse_dense(self.weights)));
+            progress(scores.len());
+        }
+        Ok(scores)
     }
 }
 
@@ -68,7 +90,7 @@ impl<'a> Encoded<'a> {
 pub struct OpenedTeacher {
     /// The model.
     pub teacher: Box<dyn Teacher>,
-    /// `encoder-only-base` or `embedder`.
+    /// `encoder-only-base`, `encoder-only-m3` or `embedder`.
     pub class: &'static str,
     /// What was assumed where neither settings nor folder said it.
     pub notes: Vec<Issue>,
@@ -92,7 +114,9 @@ impl std::fmt::Debug for OpenedTeacher {
 pub fn open_teacher(folder: impl AsRef<Path>, arguments: &RerankArguments) -> Result<OpenedTeacher> {
     let folder = folder.as_ref();
     let (class, mut notes) = match arguments.reranker_model_class.as_deref() {
-        Some("embedder") => (EMBEDDER, Vec::new()),
+        _ if arguments.m3 => (M3, Vec::new()),
+        Some(M3) => (M3, Vec::new()),
+        Some(EMBEDDER) => (EMBEDDER, Vec::new()),
         Some(_) => (CROSS_ENCODER, Vec::new()),
         None => tell(folder)?,
     };
@@ -106,6 +130,23 @@ pub fn open_teacher(folder: impl AsRef<Path>, arguments: &RerankArguments) -> Re
         notes.extend_from_slice(reranker.notes());
         return Ok(OpenedTeacher {
             teacher: Box::new(reranker),
+            class,
+            notes,
+        });
+    }
+    if class == M3 {
+        let embedder = M3Embedder::from_finetuned(folder, &embed_arguments(arguments))?;
+        notes.extend_from_slice(embedder.notes());
+        let weights = match *arguments.weights_for_different_modes.as_slice() {
+            [dense, sparse, colbert] => ModeWeights {
+                dense: dense as f32,
+                sparse: sparse as f32,
+                colbert: colbert as f32,
+            },
+            _ => ModeWeights::default(),
+        };
+        return Ok(OpenedTeacher {
+            teacher: Box::new(AllHeads { embedder, weights }),
             class,
             notes,
         });
@@ -125,6 +166,7 @@ pub fn open_teacher(folder: impl AsRef<Path>, arguments: &RerankArguments) -> Re
 
 const CROSS_ENCODER: &str = "encoder-only-base";
 const EMBEDDER: &str = "embedder";
+const M3: &str = "encoder-only-m3";
 
 /// What a folder is, by its files.
 fn tell(folder: &Path) -> Result<(&'static str, Vec<Issue>)> {
@@ -190,6 +232,7 @@ pub(super) fn settings_key(arguments: &RerankArguments, class: &str) -> String {
         reranker_query_max_length,
         reranker_max_length,
         normalize,
+        weights_for_different_modes,
         ..
     } = arguments;
     serde_json::json!([
@@ -202,6 +245,7 @@ pub(super) fn settings_key(arguments: &RerankArguments, class: &str) -> String {
         reranker_query_max_length,
         reranker_max_length,
         normalize,
+        weights_for_different_modes,
     ])
     .to_string()
 }

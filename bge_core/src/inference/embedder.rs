@@ -17,8 +17,8 @@ use crate::tokenize::{TokenBatch, Tokenizer};
 pub struct Embedder {
     model: Encoder,
     tokenizer: Tokenizer,
-    shape: VectorShape,
-    limits: BatchLimits,
+    pub(super) shape: VectorShape,
+    pub(super) limits: BatchLimits,
     query: Side,
     passage: Side,
     notes: Vec<Issue>,

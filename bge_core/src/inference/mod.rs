@@ -2,12 +2,19 @@
 
 mod embedder;
 mod encoder;
+mod m3;
+mod queue;
 mod reranker;
 mod schedule;
 mod vectors;
 
 pub use embedder::Embedder;
 pub(crate) use embedder::check_vocabulary;
+pub use m3::{
+    LexicalWeights, M3Embedder, M3Outputs, M3Scores, M3Vectors, ModeWeights, colbert_score,
+    lexical_matching_score,
+};
+pub use queue::{EncodeQueue, QueueLimits};
 pub use reranker::Reranker;
 pub(crate) use reranker::{refuse_decoder, refuse_llm_class};
 pub use schedule::{BatchLimits, VectorShape, encode_tokens};

@@ -3,7 +3,7 @@
 use super::vectors::Vectors;
 use crate::config::PoolingMethod;
 use crate::error::Result;
-use crate::models::{Batch, Bert, EncoderConfig, Keep, pool};
+use crate::models::{Batch, Bert, EncoderConfig, Keep};
 use crate::nn::read;
 use crate::tokenize::TokenBatch;
 
@@ -51,9 +51,8 @@ pub fn encode_tokens(
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
     let mut data = vec![0.0_f32; tokens.len() * dim];
     in_batches(model.config(), tokens, limits, progress, |batch, texts| {
-        let (hidden, _) = model.forward(batch, Keep::Nothing, None)?;
-        let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
-        let pooled = read(&pooled)?;
+        let (vectors, _) = model.vectors(batch, shape.pooling, Keep::Nothing, None)?;
+        let pooled = read(&vectors)?;
         for (row, &text) in pooled.chunks_exact(width).zip(texts) {
             let target = &mut data[text * dim..(text + 1) * dim];
             target.copy_from_slice(&row[..dim]);
@@ -127,7 +126,7 @@ pub(super) fn one_by_one(
 }
 
 /// Divides by the length, or by 1e-12 where that is larger, as torch's `normalize`.
-fn scale_to_one(vector: &mut [f32]) {
+pub(super) fn scale_to_one(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
     for x in vector {
         *x /= norm;

@@ -13,6 +13,7 @@ mod ops;
 mod others;
 mod ranking;
 pub mod scores;
+mod unified;
 
 use candle_core::{DType, Tensor};
 
@@ -21,6 +22,7 @@ use crate::error::{Result, bail};
 use crate::issue::Issue;
 pub use ranking::{RankingLoss, ranking_loss};
 use scores::Scores;
+pub use unified::{UnifiedInputs, UnifiedLoss, unified};
 
 /// The settings of the loss.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +94,7 @@ pub struct LossOutput {
 /// One term of the loss.
 #[derive(Clone, Debug)]
 pub struct LossPart {
-    /// `ce` (cross-entropy with the positive as label), `kd` (`kl_div`) or `m3_kd`.
+    /// `ce` (cross-entropy with the positive as label), `kd` (`kl_div`) or `m3_kd`; of [`unified`], the head.
     pub name: &'static str,
     /// The leading dimensions it was computed on; none without Matryoshka.
     pub dim: Option<usize>,
@@ -136,25 +138,16 @@ pub fn contrastive(config: &LossConfig, inputs: &LossInputs<'_>) -> Result<LossO
         let passages = vectors(&passages)?;
         let scores = Scores::new(&queries, &passages, inputs.group_size, 0, !inputs.no_in_batch_neg)?;
         let mut loss = None;
-        let mut add = |name: &'static str, term: Tensor| -> Result<()> {
+        for (name, term) in terms(&scores, teacher.as_ref(), config.kd_loss_type)? {
             parts.push(LossPart {
                 name,
                 dim: config.mrl_dims.is_some().then_some(dim),
                 value: term.detach(),
             });
-            loss = Some(match loss.take() {
+            loss = Some(match loss {
                 None => term,
                 Some(sum) => (sum + term)?,
             });
-            Ok(())
-        };
-        match (&teacher, config.kd_loss_type) {
-            (None, _) => add("ce", info_nce::cross_entropy(&scores)?)?,
-            (Some(teacher), KdLossType::KlDiv) => {
-                add("kd", distill::kl_div(&scores, teacher)?)?;
-                add("ce", info_nce::cross_entropy(&scores)?)?;
-            }
-            (Some(teacher), KdLossType::M3KdLoss) => add("m3_kd", distill::m3_kd(&scores, teacher)?)?,
         }
         if dim == widest && accuracy.is_none() {
             accuracy = Some(scores.accuracy()?);
@@ -174,6 +167,18 @@ pub fn contrastive(config: &LossConfig, inputs: &LossInputs<'_>) -> Result<LossO
         total: (total / dims.len() as f64)?,
         parts,
         accuracy,
+    })
+}
+
+/// What is added up for one matrix of scores; `teacher` is `[n, G]` and sums to 1 per row.
+fn terms(scores: &Scores, teacher: Option<&Tensor>, kind: KdLossType) -> Result<Vec<(&'static str, Tensor)>> {
+    Ok(match (teacher, kind) {
+        (None, _) => vec![("ce", info_nce::cross_entropy(scores)?)],
+        (Some(teacher), KdLossType::KlDiv) => vec![
+            ("kd", distill::kl_div(scores, teacher)?),
+            ("ce", info_nce::cross_entropy(scores)?),
+        ],
+        (Some(teacher), KdLossType::M3KdLoss) => vec![("m3_kd", distill::m3_kd(scores, teacher)?)],
     })
 }
 

@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Sha
 const BLOCK: usize = 1 << 22;
 
 /// Stands for the score of a passage that does not count; finite, so that no difference is NaN.
-const MASKED: f32 = -1e30;
+pub(super) const MASKED: f32 = -1e30;
 
 /// `others_i = log(sum(exp(q_i * p_j)))` over the passages `j` that are not of query i's own group.
 pub(super) struct OthersLogSumExp {

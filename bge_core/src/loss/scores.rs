@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::others::OthersLogSumExp;
+use super::ops;
+use super::others::{MASKED, OthersLogSumExp};
 
 /// What the losses know of `n` queries: the scores of their own groups, and all other passages in one number.
 #[derive(Clone, Debug)]
@@ -45,6 +46,32 @@ impl Scores {
             own,
             others: Some(others),
             best_other: Some(best),
+        })
+    }
+
+    /// Takes scores that are there already: `[n, n * G]`, where query `i` owns the columns `i * G ..`, or without in-batch
+    /// negatives `[n, G]`.
+    pub(super) fn of_matrix(scores: &Tensor, group_size: usize, in_batch: bool) -> Result<Self> {
+        let (n, columns) = scores.dims2()?;
+        if !in_batch || columns == group_size {
+            return Ok(Self {
+                own: scores.clone(),
+                others: None,
+                best_other: None,
+            });
+        }
+        let device = scores.device();
+        let owned: Vec<u32> = (0..n * group_size).map(|column| column as u32).collect();
+        let owned = Tensor::from_vec(owned, (n, group_size), device)?;
+        let mut mask = vec![0.0_f32; n * columns];
+        for (query, row) in mask.chunks_exact_mut(columns).enumerate() {
+            row[query * group_size..(query + 1) * group_size].fill(MASKED);
+        }
+        let masked = (scores + Tensor::from_vec(mask, (n, columns), device)?)?;
+        Ok(Self {
+            own: scores.contiguous()?.gather(&owned, 1)?,
+            best_other: Some(masked.detach().max_keepdim(1)?),
+            others: Some(ops::log_sum_exp(&masked)?),
         })
     }
 

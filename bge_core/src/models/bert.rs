@@ -77,6 +77,16 @@ pub(super) enum Rows {
     First,
 }
 
+impl Rows {
+    /// Those that a pooling reads.
+    fn of(pooling: PoolingMethod) -> Self {
+        match pooling {
+            PoolingMethod::Cls => Self::First,
+            PoolingMethod::Mean | PoolingMethod::LastToken => Self::All,
+        }
+    }
+}
+
 /// The batch as one layer sees it.
 #[derive(Clone, Copy)]
 struct View<'a> {
@@ -295,6 +305,46 @@ impl Bert {
         }
         self.embeddings
             .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
+    }
+
+    /// One vector per text, `[n, D]`, and the record for [`Bert::vectors_backward`] unless `keep` is nothing.
+    ///
+    /// The bits are those of [`Bert::forward`] and [`pool`]. For `cls`, the last layer computes nothing but keys and
+    /// values for the other tokens.
+    pub fn vectors(
+        &self,
+        batch: &Batch,
+        pooling: PoolingMethod,
+        keep: Keep,
+        dropout: Option<u64>,
+    ) -> Result<(Tensor, Option<BertRecord>)> {
+        let rows = Rows::of(pooling);
+        let (hidden, record) = self.forward_rows(batch, rows, keep, dropout)?;
+        let vectors = match rows {
+            Rows::All => pool(pooling, &hidden, batch.offsets())?,
+            Rows::First => hidden,
+        };
+        Ok((vectors, record))
+    }
+
+    /// Adds the gradient of every trainable weight, from the gradient of the vectors `[n, D]`.
+    ///
+    /// `batch`, `pooling` and `dropout` are those of the [`Bert::vectors`] that made `record`.
+    pub fn vectors_backward(
+        &self,
+        batch: &Batch,
+        pooling: PoolingMethod,
+        record: BertRecord,
+        d_vectors: &Tensor,
+        dropout: Option<u64>,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let rows = Rows::of(pooling);
+        let gradient = match rows {
+            Rows::All => pool_backward(pooling, d_vectors, batch.offsets())?,
+            Rows::First => d_vectors.clone(),
+        };
+        self.backward_rows(batch, rows, record, gradient, dropout, grads)
     }
 
     /// What the layer of this index sees: only the last one computes fewer rows.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::bert::Bert;
 use super::cross_encoder::CrossEncoder;
+use super::m3::M3;
 use super::weights::write_weights;
 use crate::config::PoolingMethod;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +47,21 @@ pub fn save_model<'a>(
         model.params().iter().map(|(name, value, _)| (name, value)),
         SHARD_BYTES,
     )
+}
+
+/// Writes a BGE-M3 model and its tokenizer's files into an existing folder: as [`save_model`] does, with the heads beside.
+///
+/// `tokenizer_files` are copied byte for byte.
+pub fn save_m3<'a>(
+    folder: &Path,
+    model: &M3,
+    settings: &SentenceSettings,
+    tokenizer_files: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
+    save_config_and_tokenizer(folder, model.config().raw.clone(), tokenizer_files)?;
+    save_sentence_files(folder, model.config().hidden_size, settings)?;
+    model.save_heads(folder)?;
+    write_weights(folder, model.encoder_weights(), SHARD_BYTES)
 }
 
 /// Writes a cross-encoder and its tokenizer's files into an existing folder, as transformers saves

@@ -89,7 +89,7 @@ pub(crate) fn read_file(path: &Path, tensors: &mut BTreeMap<String, Tensor>) -> 
     Ok(())
 }
 
-fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+pub(super) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes
             .as_chunks::<4>()
@@ -201,13 +201,13 @@ pub(crate) fn write_weights<'a>(
         }
     }
     if let [(_, only)] = shards.as_slice() {
-        return write_tensors(&folder.join(WHOLE), only);
+        return write_weights_file(&folder.join(WHOLE), only);
     }
     let (mut map, count) = (serde_json::Map::new(), shards.len());
     let total: usize = shards.iter().map(|(size, _)| size).sum();
     for (index, (_, shard)) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
-        write_tensors(&folder.join(&file), shard)?;
+        write_weights_file(&folder.join(&file), shard)?;
         map.extend(
             shard
                 .iter()
@@ -220,7 +220,8 @@ pub(crate) fn write_weights<'a>(
     })
 }
 
-fn write_tensors(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
+/// Writes `f32` tensors as one safetensors file.
+pub(super) fn write_weights_file(path: &Path, tensors: &[(&str, &Tensor)]) -> Result<()> {
     let slices = tensors
         .iter()
         .map(|(_, tensor)| crate::nn::read(tensor))

@@ -29,6 +29,11 @@ impl Linear {
         })
     }
 
+    /// N.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// `x [T, K]` → `[T, N]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (w, b) = (read(&self.weight.value)?, read(&self.bias.value)?);

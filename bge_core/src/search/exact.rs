@@ -1,6 +1,6 @@
 //! The built-in exact search: a blocked product whose scores are filtered in registers.
 //!
-//! Queries are packed into panels that stay in the cache; a few rows at a time are taken as they lie in memory or in the
+//! Queries are packed into panels that stay in the cache; a strip of rows at a time is taken as it lies in memory or in the
 //! mapped file and multiplied with all panels of a block. A score that cannot be among the best any more is never
 //! written. What passes is kept with its error bound ([`bounds`](super::bounds)), and scored in f64 in the end, or when it
 //! becomes too much (a corpus of copies).
@@ -113,16 +113,21 @@ impl<'a> Exact<'a> {
             group.enter(self.norm_of(block));
             let rows = self.rows.slice(range.clone(), &mut scratch);
             let step = self.level.rows() * dim;
-            for (index, here) in rows.chunks(step).enumerate() {
-                let next = rows.get((index + 1) * step..).unwrap_or_default();
-                let share = step.div_ceil(panels.len());
+            let strip = self.level.strip(dim) * dim;
+            for (index, here) in rows.chunks(strip).enumerate() {
+                let next = rows.get((index + 1) * strip..).unwrap_or_default();
+                let tiles = here.len().div_ceil(step);
+                let share = strip.div_ceil(panels.len() * tiles);
                 for (number, panel) in panels.iter().enumerate() {
-                    let next = next.get(number * share..).unwrap_or_default();
-                    let next = next.get(..share).unwrap_or(next);
-                    let limits = &group.thresholds[panel.first..panel.first + panel.width];
-                    if tile(self.level, here, next, &panel.numbers, limits, &mut out) {
-                        let first = range.start + index * self.level.rows();
-                        group.take(&out, first, here.len() / dim, panel.first, panel.width);
+                    let lanes = panel.first..panel.first + panel.width;
+                    for (place, few) in here.chunks(step).enumerate() {
+                        let next = next.get((number * tiles + place) * share..).unwrap_or_default();
+                        let next = next.get(..share).unwrap_or(next);
+                        let limits = &group.thresholds[lanes.clone()];
+                        if tile(self.level, few, next, &panel.numbers, limits, &mut out) {
+                            let first = range.start + (index * strip + place * step) / dim;
+                            group.take(&out, first, few.len() / dim, panel.first, panel.width);
+                        }
                     }
                 }
             }

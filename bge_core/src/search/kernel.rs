@@ -79,6 +79,20 @@ impl Level {
         }
     }
 
+    /// Rows, in whole tiles, that meet all panels before the next ones do.
+    ///
+    /// With 512-bit registers it is one tile: the panels stay in a second-level cache of 2 MiB. Where that is smaller (512 KiB
+    /// on Zen), a strip of rows stays there instead, and one panel after the other passes nearest to the processor.
+    pub(super) fn strip(self, dim: usize) -> usize {
+        /// Numbers of a strip: half of the cache.
+        const STRIP: usize = 64 << 10;
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => self.rows(),
+            _ => (STRIP / dim / self.rows()).max(1) * self.rows(),
+        }
+    }
+
     /// Queries that the next panel takes when `left` are left: the narrower ones waste less on a few.
     pub(super) fn width(self, left: usize) -> usize {
         match self {
@@ -125,7 +139,7 @@ pub(super) fn tile(
             assert_eq!(width, 16, "a panel of another width");
             // SAFETY: the instructions were detected; `rows` holds `count` rows of `dim`, `panel` `dim` times 16
             // numbers, `thresholds` 16, and `out` has room for 6 times 16.
-            unsafe { x86::tile_avx2(rows, count, dim, panel, thresholds, out) }
+            unsafe { x86::tile_avx2(rows, count, dim, next, panel, thresholds, out) }
         }
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "vector instructions that not every processor has")]
@@ -175,9 +189,10 @@ mod x86 {
     #![expect(unsafe_code, reason = "vector instructions on raw memory")]
 
     use core::arch::x86_64::{
-        _CMP_GE_OQ, _MM_HINT_T0, _mm_prefetch, _mm256_broadcast_ss, _mm256_cmp_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_movemask_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_cmp_ps_mask,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        _CMP_GE_OQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_broadcast_ss, _mm256_cmp_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_movemask_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
     };
 
     use super::Tile;
@@ -266,25 +281,49 @@ mod x86 {
         rows: &[f32],
         count: usize,
         dim: usize,
+        next: &[f32],
         panel: &[f32],
         thresholds: &[f32],
         out: &mut Tile,
     ) -> bool {
         // SAFETY: indices of rows are below `count`, of numbers below `dim`, of vectors below 2: within the slices by
-        // the caller's promise. 6 * 16 scores fit.
+        // the caller's promise. Prefetching reads nothing. 6 * 16 scores fit.
         unsafe {
             let row: [*const f32; 6] = std::array::from_fn(|r| rows.as_ptr().add(r.min(count - 1) * dim));
             let mut queries = panel.as_ptr();
             let mut sums = [[_mm256_setzero_ps(); 2]; 6];
-            for k in 0..dim {
-                let lanes = [_mm256_loadu_ps(queries), _mm256_loadu_ps(queries.add(8))];
-                for r in 0..6 {
-                    let x = _mm256_broadcast_ss(&*row[r].add(k));
-                    for v in 0..2 {
-                        sums[r][v] = _mm256_fmadd_ps(x, lanes[v], sums[r][v]);
+            macro_rules! step {
+                ($k:expr) => {
+                    let lanes = [_mm256_loadu_ps(queries), _mm256_loadu_ps(queries.add(8))];
+                    for r in 0..6 {
+                        let x = _mm256_broadcast_ss(&*row[r].add($k));
+                        for v in 0..2 {
+                            sums[r][v] = _mm256_fmadd_ps(x, lanes[v], sums[r][v]);
+                        }
                     }
+                    queries = queries.add(16);
+                };
+            }
+            let ahead = next.as_ptr().cast::<i8>();
+            let lines = next.len() / 16;
+            let (mut k, mut line) = (0, 0);
+            while k + 4 <= dim {
+                for i in 0..4 {
+                    _mm_prefetch::<_MM_HINT_T0>(queries.wrapping_add(16 * (16 + i)).cast());
                 }
-                queries = queries.add(16);
+                if line < lines {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.add(64 * line));
+                    line += 1;
+                }
+                step!(k);
+                step!(k + 1);
+                step!(k + 2);
+                step!(k + 3);
+                k += 4;
+            }
+            while k < dim {
+                step!(k);
+                k += 1;
             }
             let limits = [
                 _mm256_loadu_ps(thresholds.as_ptr()),

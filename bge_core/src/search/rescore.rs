@@ -54,7 +54,11 @@ fn scores(
         #[expect(unsafe_code, reason = "vector instructions that not every processor has")]
         // SAFETY: the instructions were detected, and the rows are as long as the query.
         Level::Avx512 => unsafe { x86::scores(query, rows, ahead) },
-        _ => portable(query, rows),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "vector instructions that not every processor has")]
+        // SAFETY: the instructions were detected, and the rows are as long as the query.
+        Level::Avx2 => unsafe { x86::scores_avx2(query, rows, ahead) },
+        Level::Portable => portable(query, rows),
     }
 }
 
@@ -76,7 +80,9 @@ mod x86 {
     #![expect(unsafe_code, reason = "vector instructions on raw memory")]
 
     use core::arch::x86_64::{
-        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps,
+        __m128, __m256, _MM_HINT_T0, _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch,
+        _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_cvtps_pd, _mm256_fmadd_pd, _mm256_loadu_ps,
+        _mm256_permute2f128_ps, _mm256_set1_pd, _mm256_setzero_pd, _mm256_shuffle_ps, _mm256_storeu_pd,
         _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_cvtps_pd, _mm512_fmadd_pd, _mm512_set1_pd,
         _mm512_setzero_pd, _mm512_storeu_pd,
     };
@@ -149,6 +155,61 @@ mod x86 {
         unsafe {
             _mm512_storeu_pd(sums.as_mut_ptr(), low);
             _mm512_storeu_pd(sums.as_mut_ptr().add(8), high);
+        }
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            for (q, x) in query.iter().zip(row).skip(whole) {
+                *sum += q * f64::from(*x);
+            }
+        }
+        sums
+    }
+
+    /// Numbers of four rows, four each, so turned that a register holds one number of each row.
+    #[target_feature(enable = "avx2,fma")]
+    fn turn_four([a, b, c, d]: [__m128; 4]) -> [__m128; 4] {
+        let (ab0, ab1) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let (cd0, cd1) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        [
+            _mm_movelh_ps(ab0, cd0),
+            _mm_movehl_ps(cd0, ab0),
+            _mm_movelh_ps(ab1, cd1),
+            _mm_movehl_ps(cd1, ab1),
+        ]
+    }
+
+    /// # Safety
+    ///
+    /// AVX2 and FMA; the rows are as long as the query.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn scores_avx2(
+        query: &[f64],
+        rows: [&[f32]; RESCORED],
+        ahead: [&[f32]; RESCORED],
+    ) -> [f64; RESCORED] {
+        let rows_at = rows.map(<[f32]>::as_ptr);
+        let ahead_at = ahead.map(<[f32]>::as_ptr);
+        let mut four = [_mm256_setzero_pd(); RESCORED / 4];
+        let whole = query.len() / 4 * 4;
+        for k in (0..whole).step_by(4) {
+            if k % 16 == 0 {
+                for row in ahead_at {
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(k).cast());
+                }
+            }
+            for (sum, first) in four.iter_mut().zip((0..RESCORED).step_by(4)) {
+                // SAFETY: `k + 4` is at most the length of each row.
+                let turned = turn_four(std::array::from_fn(|r| unsafe {
+                    _mm_loadu_ps(rows_at[first + r].add(k))
+                }));
+                for (x, q) in turned.into_iter().zip(&query[k..]) {
+                    *sum = _mm256_fmadd_pd(_mm256_set1_pd(*q), _mm256_cvtps_pd(x), *sum);
+                }
+            }
+        }
+        let mut sums = [0.0; RESCORED];
+        for (sums, four) in sums.chunks_exact_mut(4).zip(four) {
+            // SAFETY: a chunk has four places.
+            unsafe { _mm256_storeu_pd(sums.as_mut_ptr(), four) };
         }
         for (sum, row) in sums.iter_mut().zip(rows) {
             for (q, x) in query.iter().zip(row).skip(whole) {

@@ -45,6 +45,15 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
+    /// The ids that are no words to BGE-M3: of `cls`, `eos`, `pad` and `unk`, as many as there are. Where there is no `eos`, as in
+    /// BERT's vocabulary, `sep` ends a text.
+    pub fn without_words(self) -> Vec<u32> {
+        [self.cls, self.eos.or(self.sep), self.pad, self.unk]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     /// All roles, in the order of the fields.
     pub(super) fn all(self) -> [Option<u32>; 7] {
         let Self {

@@ -11,7 +11,7 @@ use super::batch::TrainBatch;
 use crate::config::PoolingMethod;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::{LossConfig, LossInputs, contrastive};
-use crate::models::{Batch, Bert, BertRecord, Keep, pool, pool_backward};
+use crate::models::{Batch, Bert, BertRecord, Keep};
 use crate::nn::Gradients;
 
 /// How a micro-batch becomes gradients.
@@ -48,9 +48,9 @@ impl Embedding {
         let mut kept: Option<BertRecord> = None;
         for chunk in &chunks {
             let keep = if alone { self.keep } else { Keep::Nothing };
-            let (hidden, record) = model.forward(chunk, keep, dropout)?;
+            let (part, record) = model.vectors(chunk, self.pooling, keep, dropout)?;
             kept = record;
-            vectors.push(pool(self.pooling, &hidden, chunk.offsets())?);
+            vectors.push(part);
         }
         let (measured, gradients) = self.loss(batch, &Tensor::cat(&vectors, 0)?, weight)?;
         drop(vectors);
@@ -65,14 +65,13 @@ impl Embedding {
             };
             let gradient = gradients.narrow(0, first, chunk.texts())?.contiguous()?;
             first += chunk.texts();
-            let d_hidden = pool_backward(self.pooling, &gradient, chunk.offsets())?;
-            model.backward(chunk, record, d_hidden, dropout, grads)?;
+            model.vectors_backward(chunk, self.pooling, record, &gradient, dropout, grads)?;
         }
         Ok(measured)
     }
 
     fn record(&self, model: &Bert, chunk: &Batch, dropout: Option<u64>) -> Result<BertRecord> {
-        let (_, record) = model.forward(chunk, self.keep, dropout)?;
+        let (_, record) = model.vectors(chunk, self.pooling, self.keep, dropout)?;
         record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))
     }
 

@@ -19,6 +19,7 @@ mod checkpoint;
 mod embed;
 mod evaluator;
 mod feed;
+mod heads;
 mod objective;
 mod policy;
 mod rank;

@@ -7,13 +7,14 @@ use candle_core::Tensor;
 
 use super::batch::MicroBatch;
 use super::embed::{Embedding, Measured};
+use super::heads::HeadsLearning;
 use super::rank::Ranking;
 use crate::config::TrainingArguments;
 use crate::error::{Result, bail};
 use crate::loss::LossConfig;
 use crate::models::{
-    Bert, CrossEncoder, Keep, SentenceSettings, read_cross_encoder_weights, read_weights, save_cross_encoder,
-    save_model,
+    Bert, CrossEncoder, Keep, M3, SentenceSettings, read_cross_encoder_weights, read_m3_weights,
+    read_weights, save_cross_encoder, save_m3, save_model,
 };
 use crate::nn::{Gradients, ParamStore};
 
@@ -22,6 +23,8 @@ use crate::nn::{Gradients, ParamStore};
 pub(crate) enum Objective {
     /// Vectors of texts.
     Embedder { model: Bert, learning: Embedding },
+    /// Vectors of texts and of tokens, and the tokens' weights.
+    M3 { model: M3, learning: HeadsLearning },
     /// Scores of pairs.
     Reranker { model: CrossEncoder, learning: Ranking },
 }
@@ -35,13 +38,20 @@ pub(crate) enum Card {
 
 impl Objective {
     pub(crate) fn embedder(model: Bert, arguments: &TrainingArguments) -> Self {
-        let learning = Embedding {
-            pooling: arguments.sentence_pooling_method,
-            loss: LossConfig::from(arguments),
-            sub_batch_size: arguments.sub_batch_size,
-            keep: keep(arguments),
-        };
+        let learning = embedding(arguments);
         Self::Embedder { model, learning }
+    }
+
+    /// `special` are the ids that are no words: of `cls`, `eos`, `pad` and `unk`, as many as the tokenizer has.
+    pub(crate) fn m3(mut model: M3, arguments: &TrainingArguments, special: Vec<u32>) -> Self {
+        if !arguments.unified_finetuning {
+            model.freeze_heads();
+        }
+        if arguments.fix_encoder {
+            model.freeze_encoder();
+        }
+        let learning = HeadsLearning::new(embedding(arguments), arguments, special);
+        Self::M3 { model, learning }
     }
 
     pub(crate) fn reranker(model: CrossEncoder, arguments: &TrainingArguments) -> Self {
@@ -56,6 +66,7 @@ impl Objective {
     pub(crate) fn encoder(&self) -> &Bert {
         match self {
             Self::Embedder { model, .. } => model,
+            Self::M3 { model, .. } => model.encoder(),
             Self::Reranker { model, .. } => model.encoder(),
         }
     }
@@ -69,26 +80,32 @@ impl Objective {
     pub(crate) fn freeze(&mut self, matches: impl Fn(&str) -> bool) {
         match self {
             Self::Embedder { model, .. } => model.freeze(matches),
+            Self::M3 { model, .. } => model.freeze(matches),
             Self::Reranker { model, .. } => model.freeze(matches),
         }
     }
 
-    /// Adds `weight` times the gradient of a micro-batch's loss, and returns the loss itself.
+    /// Adds `weight` times the gradient of a micro-batch's loss, and returns the loss itself. `forwards` is the number of
+    /// micro-batches of the run before this one.
     pub(crate) fn accumulate(
         &self,
         batch: MicroBatch<'_>,
         weight: f64,
         dropout: Option<u64>,
+        forwards: u64,
         grads: &mut Gradients,
     ) -> Result<Measured> {
         match (self, batch) {
             (Self::Embedder { model, learning }, MicroBatch::Texts(batch)) => {
                 learning.accumulate(model, batch, weight, dropout, grads)
             }
+            (Self::M3 { model, learning }, MicroBatch::Texts(batch)) => {
+                learning.accumulate(model, batch, weight, dropout, forwards, grads)
+            }
             (Self::Reranker { model, learning }, MicroBatch::Pairs(batch)) => {
                 learning.accumulate(model, batch, weight, dropout, grads)
             }
-            (Self::Embedder { .. }, MicroBatch::Pairs(_)) => {
+            (Self::Embedder { .. } | Self::M3 { .. }, MicroBatch::Pairs(_)) => {
                 bail!(InvalidArgument, "an embedder learns from texts, not from pairs")
             }
             (Self::Reranker { .. }, MicroBatch::Texts(_)) => {
@@ -100,7 +117,7 @@ impl Objective {
     /// The settings to look at when numbers are not finite.
     pub(crate) fn suspects(&self) -> &'static str {
         match self {
-            Self::Embedder { .. } => "--temperature and the data",
+            Self::Embedder { .. } | Self::M3 { .. } => "--temperature and the data",
             Self::Reranker { .. } => "the data",
         }
     }
@@ -112,8 +129,11 @@ impl Objective {
             (Self::Embedder { model, .. }, Card::Embedder(sentence)) => {
                 save_model(folder, model, sentence, files)
             }
+            (Self::M3 { model, .. }, Card::Embedder(sentence)) => save_m3(folder, model, sentence, files),
             (Self::Reranker { model, .. }, _) => save_cross_encoder(folder, model, files),
-            (Self::Embedder { .. }, Card::Reranker) => bail!(Internal, "an embedder needs its pooling"),
+            (Self::Embedder { .. } | Self::M3 { .. }, Card::Reranker) => {
+                bail!(Internal, "an embedder needs its pooling")
+            }
         }
     }
 
@@ -121,8 +141,18 @@ impl Objective {
     pub(crate) fn read(&self, folder: &Path) -> Result<BTreeMap<String, Tensor>> {
         match self {
             Self::Embedder { .. } => read_weights(folder),
+            Self::M3 { .. } => read_m3_weights(folder),
             Self::Reranker { model, .. } => read_cross_encoder_weights(folder, model.config()),
         }
+    }
+}
+
+fn embedding(arguments: &TrainingArguments) -> Embedding {
+    Embedding {
+        pooling: arguments.sentence_pooling_method,
+        loss: LossConfig::from(arguments),
+        sub_batch_size: arguments.sub_batch_size,
+        keep: keep(arguments),
     }
 }
 

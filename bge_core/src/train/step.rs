@@ -4,7 +4,7 @@ use super::batch::MicroBatch;
 use super::objective::Objective;
 use crate::config::TrainingArguments;
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::{Bert, CrossEncoder};
+use crate::models::{Bert, CrossEncoder, M3};
 use crate::nn::{Gradients, read, update};
 use crate::optim::{AdamW, AdamWConfig, Parameter, Schedule, clip_factor, decays, global_norm, warmup_steps};
 use crate::random::{self, Stream};
@@ -23,6 +23,8 @@ pub struct Stepper {
     max_grad_norm: f64,
     seed: u64,
     steps: usize,
+    /// Micro-batches of a step (`gradient_accumulation_steps`).
+    micro_batches: u64,
 }
 
 /// What one optimizer step did.
@@ -44,6 +46,19 @@ impl Stepper {
     /// Prepares `total_steps` optimizer steps of an embedder.
     pub fn new(model: Bert, arguments: &TrainingArguments, total_steps: usize) -> Result<Self> {
         Self::over(Objective::embedder(model, arguments), arguments, total_steps)
+    }
+
+    /// Prepares `total_steps` optimizer steps of BGE-M3; `special` are the ids that are no words: of `cls`, `eos`, `pad` and
+    /// `unk`, as many as the tokenizer has.
+    ///
+    /// Training all heads (`unified_finetuning`) needs a model that has them: [`M3::open_with_heads`].
+    pub fn m3(
+        model: M3,
+        arguments: &TrainingArguments,
+        total_steps: usize,
+        special: Vec<u32>,
+    ) -> Result<Self> {
+        Self::over(Objective::m3(model, arguments, special), arguments, total_steps)
     }
 
     /// Prepares `total_steps` optimizer steps of a reranker.
@@ -85,6 +100,7 @@ impl Stepper {
             max_grad_norm: arguments.max_grad_norm,
             seed: arguments.seed,
             steps: 0,
+            micro_batches: arguments.gradient_accumulation_steps.max(1) as u64,
             objective,
         })
     }
@@ -137,12 +153,17 @@ impl Stepper {
             tokens: batches.iter().map(MicroBatch::tokens).sum(),
         };
         self.gradients.clear();
+        let forwards = self.steps as u64 * self.micro_batches;
         for (index, batch) in batches.into_iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
-            let measured = self
-                .objective
-                .accumulate(batch, share, Some(dropout), &mut self.gradients)?;
+            let measured = self.objective.accumulate(
+                batch,
+                share,
+                Some(dropout),
+                forwards + index as u64,
+                &mut self.gradients,
+            )?;
             if !measured.loss.is_finite() {
                 return Err(self.not_finite("loss", measured.loss));
             }

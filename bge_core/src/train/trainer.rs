@@ -14,7 +14,7 @@ use super::objective::Card;
 use super::policy::Policy;
 use super::state::{OwnState, TrainerState};
 use super::step::{StepReport, Stepper};
-use crate::config::{CheckedConfig, SaveStrategy, to_toml};
+use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
 use crate::data::Dataset;
 use crate::data::preflight::validate_files;
 use crate::data::session::ValidationOptions;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
 use crate::issue::{Issue, Severity};
 use crate::loss::LossConfig;
-use crate::models::{Bert, CrossEncoder, ModelFolder, SentenceSettings, hub, read_weights};
+use crate::models::{Bert, CrossEncoder, M3, ModelFolder, SentenceSettings, hub, read_weights};
 use crate::tokenize::{PairLimits, Tokenizer};
 
 /// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
@@ -79,16 +79,7 @@ impl Trainer {
             Some(name) => Tokenizer::open(name)?,
             None => Tokenizer::open(&folder.path)?,
         };
-        let model = if config.module().trains_reranker() {
-            let (model, note) = CrossEncoder::open_for_training(&folder, training.seed)?;
-            notes.extend(note);
-            Opened::Reranker(model)
-        } else {
-            let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?)
-                .map_err(|error| error.with_path(&folder.path))?;
-            notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
-            Opened::Embedder(model)
-        };
+        let model = Opened::open(&config, &folder, &mut notes)?;
         check_vocabulary(&tokenizer, model.encoder(), &folder.path)?;
 
         if data_args.validate_data {
@@ -118,15 +109,17 @@ impl Trainer {
             )?),
             _ => None,
         };
-        let (stepper, card) = match model {
-            Opened::Embedder(model) => (
-                Stepper::new(model, training, policy.max_steps)?,
-                Card::Embedder(sentence_settings(&config, &folder)?),
-            ),
-            Opened::Reranker(model) => (
-                Stepper::reranker(model, training, policy.max_steps)?,
-                Card::Reranker,
-            ),
+        let card = match &model {
+            Opened::Reranker(_) => Card::Reranker,
+            Opened::Embedder(_) | Opened::M3(_) => Card::Embedder(sentence_settings(&config, &folder)?),
+        };
+        let stepper = match model {
+            Opened::Embedder(model) => Stepper::new(model, training, policy.max_steps)?,
+            Opened::M3(model) => {
+                let special = tokenizer.special_tokens().without_words();
+                Stepper::m3(model, training, policy.max_steps, special)?
+            }
+            Opened::Reranker(model) => Stepper::reranker(model, training, policy.max_steps)?,
         };
         let save = SaveContext {
             output_dir,
@@ -410,13 +403,39 @@ fn reading(config: &CheckedConfig, limit: usize, notes: &mut Vec<Issue>) -> Read
 /// A model that was read and not yet prepared.
 enum Opened {
     Embedder(Bert),
+    M3(M3),
     Reranker(CrossEncoder),
 }
 
 impl Opened {
+    /// Reads the model that the module trains.
+    fn open(config: &CheckedConfig, folder: &ModelFolder, notes: &mut Vec<Issue>) -> Result<Self> {
+        let training = &config.training;
+        if config.module().trains_reranker() {
+            let (model, note) = CrossEncoder::open_for_training(folder, training.seed)?;
+            notes.extend(note);
+            return Ok(Self::Reranker(model));
+        }
+        notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
+        if config.module() != Module::EncoderOnlyM3 {
+            let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?);
+            return Ok(Self::Embedder(
+                model.map_err(|error| error.with_path(&folder.path))?,
+            ));
+        }
+        if !training.unified_finetuning {
+            return Ok(Self::M3(M3::open(folder)?));
+        }
+        let colbert_dim = usize::try_from(training.colbert_dim).ok().filter(|&dim| dim > 0);
+        let (model, fresh) = M3::open_with_heads(folder, training.seed, colbert_dim)?;
+        notes.extend(fresh);
+        Ok(Self::M3(model))
+    }
+
     fn encoder(&self) -> &Bert {
         match self {
             Self::Embedder(model) => model,
+            Self::M3(model) => model.encoder(),
             Self::Reranker(model) => model.encoder(),
         }
     }

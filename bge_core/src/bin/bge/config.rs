@@ -4,18 +4,22 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use bge_core::config::{
-    self, Arguments, EncodeConfig, EvaluateConfig, FinetuneConfig, Loader, Module, Parsed, RenderFormat,
+    self, Arguments, Checked, EncodeConfig, EvaluateConfig, FinetuneConfig, Loader, MergeConfig, MineConfig,
+    Module, Parsed, PipelineArguments, PipelineConfig, RenderFormat, RerankConfig, STAGES, ScoreConfig,
 };
 use bge_core::{Issue, Severity};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 const USAGE: &str = "\
-usage: bge config schema  [--command finetune|encode|evaluate]    settings as JSON Schema
-       bge config default [--command ...] [--format toml|json]    every setting with its default
-       bge config check   [--config FILE] [--json] [FLAGS | COMMAND LINE]
-       bge config render  --format toml|json|flags|flagembedding|deepspeed [--config FILE] [FLAGS | COMMAND LINE]
+usage: bge config schema  [--command COMMAND]    settings as JSON Schema
+       bge config default [--command COMMAND] [--format toml|json]    every setting with its default
+       bge config check   [--command COMMAND] [--config FILE] [--json] [FLAGS | COMMAND LINE]
+       bge config render  [--command COMMAND] --format toml|json|flags|flagembedding|deepspeed
+                          [--config FILE] [FLAGS | COMMAND LINE]
 
-FLAGS are those of `bge finetune`; --module names the kind of embedder (encoder_only.base).
+COMMAND is finetune (the default), encode, evaluate, mine, score, rerank, merge or pipeline, and FLAGS are those of `bge COMMAND`.
+A pipeline has a file and no flags: its defaults are what its stages share, and it is not rewritten.
+For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
 ";
 
@@ -114,40 +118,165 @@ fn nothing_left(words: &[String]) -> Outcome<()> {
     }
 }
 
+/// A command, and what can be done with its settings.
+struct Entry {
+    name: &'static str,
+    schema: fn(&str, Module) -> Value,
+    default: fn(RenderFormat, Module) -> Outcome<String>,
+    /// The warnings, or everything that is wrong.
+    check: fn(Vec<String>) -> Outcome<Vec<Issue>>,
+    /// The text and the warnings.
+    render: fn(Vec<String>, RenderFormat) -> Outcome<(String, Vec<Issue>)>,
+}
+
+const COMMANDS: [Entry; 8] = [
+    entry::<FinetuneConfig>("finetune"),
+    entry::<EncodeConfig>("encode"),
+    entry::<EvaluateConfig>("evaluate"),
+    entry::<MineConfig>("mine"),
+    entry::<ScoreConfig>("score"),
+    entry::<RerankConfig>("rerank"),
+    entry::<MergeConfig>("merge"),
+    Entry {
+        name: "pipeline",
+        schema: |title, _| pipeline_schema(title),
+        default: defaults_of::<PipelineArguments>,
+        check: check_pipeline,
+        render: |_, _| {
+            let message = "a pipeline is one file with a section for each stage, which is not rewritten; render the settings \
+                           of one stage, as in `--command mine`";
+            Err(vec![problem(message).on_field("command")])
+        },
+    },
+];
+
+const fn entry<A: Command>(name: &'static str) -> Entry {
+    Entry {
+        name,
+        schema: config::json_schema::<A>,
+        default: defaults_of::<A>,
+        check: check_settings::<A>,
+        render: render_settings::<A>,
+    }
+}
+
+/// The settings of a command with flags.
+trait Command: Arguments {
+    /// Reads them from a file and flags.
+    fn load(words: Vec<String>) -> Outcome<(Module, Parsed<Self>)> {
+        let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
+        read(Loader::new(), file, &words).map(|parsed| (Module::default(), parsed))
+    }
+
+    /// Applies the rules between them; gives the warnings.
+    fn examine(self, module: Module) -> Outcome<Vec<Issue>>;
+
+    /// Writes what only this command's settings can be written as.
+    fn special(&self, format: RenderFormat, _module: Module) -> Outcome<String> {
+        Err(vec![
+            problem(format!("only the settings of finetune are written as {format}")).on_field("format"),
+        ])
+    }
+}
+
+fn warnings<A>(checked: Result<Checked<A>, Vec<Issue>>) -> Outcome<Vec<Issue>> {
+    checked.map(|checked| checked.warnings().to_vec())
+}
+
+impl Command for FinetuneConfig {
+    fn load(words: Vec<String>) -> Outcome<(Module, Parsed<Self>)> {
+        load_finetune(words)
+    }
+
+    fn examine(self, module: Module) -> Outcome<Vec<Issue>> {
+        warnings(self.check_for(module))
+    }
+
+    fn special(&self, format: RenderFormat, module: Module) -> Outcome<String> {
+        Ok(self.render(format, module))
+    }
+}
+
+macro_rules! commands {
+    ($($settings:ty),+) => {
+        $(impl Command for $settings {
+            fn examine(self, _module: Module) -> Outcome<Vec<Issue>> {
+                warnings(self.check())
+            }
+        })+
+    };
+}
+commands!(
+    EncodeConfig,
+    EvaluateConfig,
+    MineConfig,
+    ScoreConfig,
+    RerankConfig,
+    MergeConfig
+);
+
+/// Takes `--command NAME` out of the words; without one it is finetune.
+fn take_command(words: &mut Vec<String>) -> Outcome<&'static Entry> {
+    let name = take_value(words, "--command")?.unwrap_or_else(|| "finetune".to_owned());
+    COMMANDS.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let names: Vec<_> = COMMANDS.iter().map(|entry| entry.name).collect();
+        let message = format!("expected one of {}, got {name:?}", names.join(", "));
+        vec![problem(message).on_field("command")]
+    })
+}
+
 fn schema(args: &[String], out: &mut dyn Write) -> io::Result<Outcome<()>> {
     let read = || {
         let mut words = args.to_vec();
-        let command = take_value(&mut words, "--command")?.unwrap_or_else(|| "finetune".to_owned());
+        let command = take_command(&mut words)?;
         let module = take_choice(&mut words, "--module")?.unwrap_or_default();
         nothing_left(&words)?;
-        let title = format!("bge {command}");
-        match command.as_str() {
-            "finetune" => Ok(config::json_schema::<FinetuneConfig>(&title, module)),
-            "encode" => Ok(config::json_schema::<EncodeConfig>(&title, module)),
-            "evaluate" => Ok(config::json_schema::<EvaluateConfig>(&title, module)),
-            other => Err(no_command(other)),
-        }
+        Ok((command.schema)(&format!("bge {}", command.name), module))
     };
     print(read().map(|schema| format!("{schema:#}\n")), out)
 }
 
-fn no_command(name: &str) -> Vec<Issue> {
-    vec![problem(format!("expected finetune, encode or evaluate, got {name:?}")).on_field("command")]
+/// What the stages share, and a property for each stage.
+fn pipeline_schema(title: &str) -> Value {
+    let mut schema = config::json_schema::<PipelineArguments>(title, Module::default());
+    let stages: Map<String, Value> = STAGES
+        .iter()
+        .map(|stage| {
+            let title = format!("the settings of {stage}, none of them required");
+            let settings: fn(&str, Module) -> Value = match *stage {
+                "mine" => config::json_schema::<MineConfig>,
+                "score" => config::json_schema::<ScoreConfig>,
+                "merge" => config::json_schema::<MergeConfig>,
+                "evaluate" => config::json_schema::<EvaluateConfig>,
+                _ => config::json_schema::<FinetuneConfig>,
+            };
+            let module = match *stage {
+                "finetune_reranker" => Module::RerankerEncoderOnlyBase,
+                _ => Module::default(),
+            };
+            let mut section = settings(&title, module);
+            if let Some(map) = section.as_object_mut() {
+                // Stages get from each other what a section leaves out, and "$schema" belongs to the whole.
+                map.shift_remove("required");
+                map.shift_remove("$schema");
+            }
+            ((*stage).to_owned(), section)
+        })
+        .collect();
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.extend(stages);
+    }
+    schema
 }
 
 fn default(args: &[String], out: &mut dyn Write) -> io::Result<Outcome<()>> {
     let read = || {
         let mut words = args.to_vec();
-        let command = take_value(&mut words, "--command")?.unwrap_or_else(|| "finetune".to_owned());
+        let command = take_command(&mut words)?;
         let module = take_choice(&mut words, "--module")?.unwrap_or_default();
         let format = take_choice(&mut words, "--format")?.unwrap_or(RenderFormat::Toml);
         nothing_left(&words)?;
-        match command.as_str() {
-            "finetune" => defaults_of::<FinetuneConfig>(format, module),
-            "encode" => defaults_of::<EncodeConfig>(format, module),
-            "evaluate" => defaults_of::<EvaluateConfig>(format, module),
-            other => Err(no_command(other)),
-        }
+        (command.default)(format, module)
     };
     print(read(), out)
 }
@@ -173,7 +302,7 @@ fn print(text: Outcome<String>, out: &mut dyn Write) -> io::Result<Outcome<()>> 
 }
 
 /// The settings that file and flags, or a whole command line, give.
-fn load(mut words: Vec<String>) -> Outcome<(Module, Parsed<FinetuneConfig>)> {
+fn load_finetune(mut words: Vec<String>) -> Outcome<(Module, Parsed<FinetuneConfig>)> {
     let module: Option<Module> = take_choice(&mut words, "--module")?;
     let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
     if words.first().is_some_and(|word| !word.starts_with('-')) {
@@ -186,14 +315,18 @@ fn load(mut words: Vec<String>) -> Outcome<(Module, Parsed<FinetuneConfig>)> {
         return Ok((command.module, command.config));
     }
     let module = module.unwrap_or_default();
-    let mut loader = Loader::for_module(module);
+    read(Loader::for_module(module), file, &words).map(|parsed| (module, parsed))
+}
+
+/// Settings from a file, if there is one, and flags, which win.
+fn read<A: Arguments>(mut loader: Loader<A>, file: Option<String>, flags: &[String]) -> Outcome<Parsed<A>> {
     if let Some(name) = file {
         loader = loader.file(
             &name,
             &read_file(&name).map_err(|issue| vec![issue.in_file(&name)])?,
         );
     }
-    Ok((module, loader.flags(&words).finish()?))
+    loader.flags(flags).finish()
 }
 
 fn read_file(name: &str) -> Result<String, Issue> {
@@ -216,22 +349,42 @@ fn read_file(name: &str) -> Result<String, Issue> {
     })
 }
 
+fn check_settings<A: Command>(words: Vec<String>) -> Outcome<Vec<Issue>> {
+    let (module, parsed) = A::load(words)?;
+    let mut issues = parsed.warnings;
+    match parsed.arguments.examine(module) {
+        Ok(warnings) => {
+            issues.extend(warnings);
+            Ok(issues)
+        }
+        Err(errors) => {
+            issues.extend(errors);
+            Err(issues)
+        }
+    }
+}
+
+fn check_pipeline(words: Vec<String>) -> Outcome<Vec<Issue>> {
+    let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
+    // `bge pipeline FILE` takes it without a flag.
+    let (file, rest) = match (file, words.split_first()) {
+        (None, Some((word, rest))) if !word.starts_with('-') => (word.clone(), rest.to_vec()),
+        (Some(file), _) => (file, words),
+        (None, _) => {
+            return Err(vec![
+                problem("name the file of the pipeline, as in `--config pipeline.toml`").on_field("config"),
+            ]);
+        }
+    };
+    nothing_left(&rest)?;
+    let text = read_file(&file).map_err(|issue| vec![issue.in_file(&file)])?;
+    Ok(PipelineConfig::parse(&file, &text)?.warnings)
+}
+
 fn check(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<i32> {
     let mut words = args.to_vec();
     let as_json = config::take_switch(&mut words, "--json");
-    let checked = load(words).and_then(|(module, parsed)| {
-        let mut issues = parsed.warnings;
-        match parsed.arguments.check_for(module) {
-            Ok(checked) => {
-                issues.extend_from_slice(checked.warnings());
-                Ok(issues)
-            }
-            Err(errors) => {
-                issues.extend(errors);
-                Err(issues)
-            }
-        }
-    });
+    let checked = take_command(&mut words).and_then(|command| (command.check)(words));
     let (ok, issues) = match checked {
         Ok(warnings) => (true, warnings),
         Err(issues) => (false, issues),
@@ -247,6 +400,18 @@ fn check(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Resul
     Ok(if ok { 0 } else { 2 })
 }
 
+fn render_settings<A: Command>(words: Vec<String>, format: RenderFormat) -> Outcome<(String, Vec<Issue>)> {
+    let (module, parsed) = A::load(words)?;
+    let arguments = parsed.arguments;
+    let text = match format {
+        RenderFormat::Toml => config::to_toml(&arguments, module),
+        RenderFormat::Json => config::to_json_text(&arguments, module),
+        RenderFormat::Flags => config::flag_lines(&arguments, module),
+        other => arguments.special(other, module)?,
+    };
+    Ok((text, parsed.warnings))
+}
+
 fn render(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Outcome<()>> {
     let read = || {
         let mut words = args.to_vec();
@@ -257,8 +422,7 @@ fn render(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Resu
                 formats.join("|")
             ))]);
         };
-        let (module, parsed) = load(words)?;
-        Ok((parsed.arguments.render(format, module), parsed.warnings))
+        (take_command(&mut words)?.render)(words, format)
     };
     match read() {
         Ok((text, warnings)) => {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use bge_core::config::{EmbedArguments, EncodeConfig, Module};
-use bge_core::inference::{Embedder, Vectors};
+use bge_core::inference::{Embedder, M3Embedder, M3Outputs, M3Vectors, Vectors};
 use bge_core::{Error, ErrorKind, files};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::command::{Outcome, checked, print, say, settings, use_threads};
 use crate::progress;
@@ -23,18 +23,35 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let output = Path::new(&config.encode.output_file);
     let format = Format::of(output)?;
     let texts = read_texts(Path::new(&config.encode.input_file))?;
-    let embedder = open(&config.embed)?;
-    let started = Instant::now();
-    let tokens = embedder.tokenize(config.encode.role, &texts)?;
+    let outputs = M3Outputs {
+        dense: config.encode.return_dense,
+        sparse: config.encode.return_sparse,
+        colbert: config.encode.return_colbert_vecs,
+    };
     let bar = progress::bar(texts.len() as u64, "texts");
-    let vectors = embedder.encode_tokens(&tokens, |done| bar.set_position(done as u64))?;
+    let advance = |done| bar.set_position(done as u64);
+    let (tokens, secs, dim);
+    if outputs.sparse || outputs.colbert {
+        let embedder = M3Embedder::open(&config.embed)?;
+        embedder.notes().iter().for_each(say);
+        let started = Instant::now();
+        tokens = embedder.embedder().tokenize(config.encode.role, &texts)?;
+        let vectors = embedder.encode_tokens(&tokens, outputs, advance)?;
+        (secs, dim) = (started.elapsed().as_secs_f64(), embedder.embedder().dim());
+        write_heads(output, texts.len(), &vectors)?;
+    } else {
+        let embedder = open(&config.embed)?;
+        let started = Instant::now();
+        tokens = embedder.tokenize(config.encode.role, &texts)?;
+        let vectors = embedder.encode_tokens(&tokens, advance)?;
+        (secs, dim) = (started.elapsed().as_secs_f64(), vectors.dim);
+        format.write(output, &vectors)?;
+    }
     bar.finish_and_clear();
-    let secs = started.elapsed().as_secs_f64();
-    format.write(output, &vectors)?;
     let result = json!({
         "texts": texts.len(),
         "tokens": tokens.total_tokens(),
-        "dim": vectors.dim,
+        "dim": dim,
         "secs": secs,
         "tokens_per_second": tokens.total_tokens() as f64 / secs,
         "output_file": output,
@@ -97,6 +114,27 @@ fn read_texts(path: &Path) -> Result<Vec<String>, Error> {
         });
     }
     Ok(texts)
+}
+
+/// One object a text, with what was asked for under upstream's names.
+fn write_heads(path: &Path, texts: usize, vectors: &M3Vectors) -> Result<(), Error> {
+    files::write_whole(path, |file| {
+        for text in 0..texts {
+            let mut line = Map::new();
+            if let Some(dense) = &vectors.dense_vecs {
+                line.insert("dense_vecs".to_owned(), json!(dense.row(text)));
+            }
+            if let Some(weights) = vectors.lexical_weights.as_ref().and_then(|all| all.get(text)) {
+                line.insert("lexical_weights".to_owned(), json!(weights));
+            }
+            if let Some(rows) = vectors.colbert_vecs.as_ref().and_then(|all| all.get(text)) {
+                line.insert("colbert_vecs".to_owned(), rows.rows().collect());
+            }
+            serde_json::to_writer(&mut *file, &line)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })
 }
 
 /// The form of the output, by its extension.

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
 
@@ -11,6 +12,28 @@ use rayon::prelude::*;
 pub(crate) fn tile_rows(rows: usize) -> usize {
     let threads = rayon::current_num_threads().max(1);
     rows.div_ceil(threads * 2).clamp(16, 1024)
+}
+
+/// One float a row, written by the tiles beside their large results.
+pub(crate) struct PerRow(Vec<AtomicU32>);
+
+impl PerRow {
+    /// Zeros.
+    pub(crate) fn new(rows: usize) -> Self {
+        Self((0..rows).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// Sets the float of a row; each row belongs to one tile.
+    #[inline(always)]
+    pub(crate) fn set(&self, row: usize, value: f32) {
+        self.0[row].store(value.to_bits(), Ordering::Relaxed);
+    }
+
+    /// All rows, after the last tile.
+    pub(crate) fn into_floats(self) -> Vec<f32> {
+        let bits = self.0.into_iter().map(AtomicU32::into_inner);
+        bits.map(f32::from_bits).collect()
+    }
 }
 
 /// A buffer of `len` floats whose contents are not written yet.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::buffer::{build_rows_2, tile_rows};
+use super::buffer::{PerRow, build_rows_2, tile_rows};
 use super::dropout::Dropout;
 use super::math;
 use super::norm::{Affine, Normalized, normalize_row, scale_and_shift};
@@ -18,9 +18,7 @@ pub(crate) struct Lookup<'a> {
 pub(crate) fn forward(lookups: &[Lookup], dropout: Option<(Dropout, &[u64])>, affine: Affine) -> Normalized {
     let width = affine.gamma.len();
     let tokens = lookups.first().map_or(0, |lookup| lookup.rows.len());
-    let inverse_std: Vec<std::sync::atomic::AtomicU32> = (0..tokens)
-        .map(|_| std::sync::atomic::AtomicU32::new(0))
-        .collect();
+    let inverse_std = PerRow::new(tokens);
     let (unit, output) = build_rows_2(tokens, width, width, tile_rows(tokens), |range, unit, output| {
         math::vectorized!({
             for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
@@ -39,8 +37,7 @@ pub(crate) fn forward(lookups: &[Lookup], dropout: Option<(Dropout, &[u64])>, af
             let unit = unsafe { unit.assume_init_mut() };
             for (offset, row) in unit.chunks_exact_mut(width).enumerate() {
                 let inverse = normalize_row(row, affine.eps);
-                inverse_std[range.start + offset]
-                    .store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
+                inverse_std.set(range.start + offset, inverse);
             }
             let output = scale_and_shift(output, unit, affine);
             if let Some((dropout, keys)) = dropout {
@@ -54,14 +51,10 @@ pub(crate) fn forward(lookups: &[Lookup], dropout: Option<(Dropout, &[u64])>, af
             (unit, output)
         })
     });
-    let inverse_std = inverse_std
-        .into_iter()
-        .map(|bits| f32::from_bits(bits.into_inner()))
-        .collect();
     Normalized {
         output,
         unit,
-        inverse_std,
+        inverse_std: inverse_std.into_floats(),
     }
 }
 

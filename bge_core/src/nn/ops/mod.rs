@@ -11,6 +11,8 @@ mod checks;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
+pub(crate) mod late_interaction;
+pub(crate) mod lexical;
 pub(crate) mod linear;
 pub(crate) mod math;
 pub(crate) mod norm;

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::buffer::{build_rows_2, tile_rows, unwritten, write_each};
+use super::buffer::{PerRow, build_rows_2, tile_rows, unwritten, write_each};
 use super::dropout::Dropout;
 use super::gemm::{Mat, product};
 use super::math;
@@ -55,9 +55,7 @@ pub(crate) fn linear_residual_norm(
     let inputs = x.len() / rows.max(1);
     let weight = Mat::new(w, width, inputs);
     let tile = tile_rows(rows);
-    // The third output, one float a row, is small: the tiles return it beside the two big ones.
-    let inverse_std: Vec<std::sync::atomic::AtomicU32> =
-        (0..rows).map(|_| std::sync::atomic::AtomicU32::new(0)).collect();
+    let inverse_std = PerRow::new(rows);
     let (unit, output) = build_rows_2(rows, width, width, tile, |range, unit, output| {
         let unit = product(
             unit,
@@ -79,20 +77,16 @@ pub(crate) fn linear_residual_norm(
                     }
                 }
                 let inverse = normalize_row(row, affine.eps);
-                inverse_std[t].store(inverse.to_bits(), std::sync::atomic::Ordering::Relaxed);
+                inverse_std.set(t, inverse);
             }
             scale_and_shift(output, unit, affine)
         });
         (unit, output)
     });
-    let inverse_std = inverse_std
-        .into_iter()
-        .map(|bits| f32::from_bits(bits.into_inner()))
-        .collect();
     Normalized {
         output,
         unit,
-        inverse_std,
+        inverse_std: inverse_std.into_floats(),
     }
 }
 

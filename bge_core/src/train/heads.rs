@@ -1,0 +1,197 @@
+//! The gradient of one micro-batch of BGE-M3, over its three heads.
+//!
+//! As in [`super::embed`], what the encoder and the heads give become the leaves of the loss, and their gradients go back chunk
+//! by chunk; with `sub_batch_size` each chunk runs a second time, so that the memory is that of one sub-batch and the
+//! gradient that of the whole batch, for all heads.
+
+use candle_core::Tensor;
+
+use super::batch::TrainBatch;
+use super::embed::{Embedding, Measured};
+use crate::config::TrainingArguments;
+use crate::error::{Error, ErrorKind, Result};
+use crate::loss::{UnifiedInputs, unified};
+use crate::models::{
+    Batch, BertRecord, Heads, Keep, M3, normalize_rows, normalize_rows_backward, pool, pool_backward,
+};
+use crate::nn::{Gradients, read, tensor};
+
+/// How a micro-batch becomes gradients of encoder and heads.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadsLearning {
+    pub(crate) embedding: Embedding,
+    /// Whether the sparse and the multi-vector head learn too (`unified_finetuning`).
+    unified: bool,
+    /// Whether the encoder stays as it is (`fix_encoder`).
+    fix_encoder: bool,
+    /// The last forward without self-distillation, counted from 0; `None` without it.
+    self_distill_after: Option<i64>,
+    /// Ids that are no words.
+    special: Vec<u32>,
+}
+
+/// What one chunk gave in the first pass, and what of it is kept for the backward.
+struct Pass {
+    dense: Tensor,
+    weights: Vec<f32>,
+    /// Token vectors, normalised where the loss wants it.
+    vectors: Tensor,
+    /// Their lengths before that; empty where they were not normalised.
+    lengths: Vec<f32>,
+    kept: Option<(Tensor, BertRecord)>,
+}
+
+const BOTH: Heads = Heads {
+    sparse: true,
+    colbert: true,
+};
+
+impl HeadsLearning {
+    pub(crate) fn new(embedding: Embedding, arguments: &TrainingArguments, special: Vec<u32>) -> Self {
+        Self {
+            embedding,
+            unified: arguments.unified_finetuning,
+            fix_encoder: arguments.fix_encoder,
+            self_distill_after: arguments
+                .use_self_distill
+                .then_some(arguments.self_distill_start_step),
+            special,
+        }
+    }
+
+    /// Adds `weight` times the gradient of the batch's loss, and returns the loss itself. `forwards` is the number of
+    /// micro-batches before this one.
+    pub(crate) fn accumulate(
+        &self,
+        model: &M3,
+        batch: &TrainBatch,
+        weight: f64,
+        dropout: Option<u64>,
+        forwards: u64,
+        grads: &mut Gradients,
+    ) -> Result<Measured> {
+        if !self.unified {
+            return self
+                .embedding
+                .accumulate(model.encoder(), batch, weight, dropout, grads);
+        }
+        let chunks = batch.chunks(model.config(), self.embedding.sub_batch_size)?;
+        let keep = if chunks.len() == 1 {
+            self.embedding.keep
+        } else {
+            Keep::Nothing
+        };
+        let mut passes = chunks
+            .iter()
+            .map(|chunk| self.forward(model, chunk, keep, dropout))
+            .collect::<Result<Vec<_>>>()?;
+        let loss = self.loss(batch, &passes, weight, forwards)?;
+        let measured = Measured {
+            loss: loss.total,
+            accuracy: loss.accuracy,
+        };
+        if !measured.loss.is_finite() {
+            return Ok(measured); // the caller stops; there is no gradient worth computing
+        }
+        let (mut first_text, mut first_token) = (0, 0);
+        for (chunk, pass) in chunks.iter().zip(&mut passes) {
+            let (texts, tokens) = (chunk.texts(), chunk.tokens());
+            let (hidden, record) = match pass.kept.take() {
+                Some(kept) => kept,
+                None => self.record(model, chunk, dropout)?,
+            };
+            let d_dense = loss.d_dense.narrow(0, first_text, texts)?.contiguous()?;
+            let d_weights = &loss.d_weights[first_token..first_token + tokens];
+            let width = pass.vectors.dim(1)?;
+            let mut d_vectors = loss.d_vectors[first_token * width..(first_token + tokens) * width].to_vec();
+            if !pass.lengths.is_empty() {
+                normalize_rows_backward(&mut d_vectors, &read(&pass.vectors)?, &pass.lengths);
+            }
+            let d_hidden = pool_backward(self.embedding.pooling, &d_dense, chunk.offsets())?;
+            let d_vectors = tensor(d_vectors, (tokens, width))?;
+            model.heads_backward(&hidden, &pass.weights, d_weights, &d_vectors, &d_hidden, grads)?;
+            drop(hidden);
+            if !self.fix_encoder {
+                model
+                    .encoder()
+                    .backward(chunk, record, d_hidden, dropout, grads)?;
+            }
+            first_text += texts;
+            first_token += tokens;
+        }
+        Ok(measured)
+    }
+
+    fn forward(&self, model: &M3, chunk: &Batch, keep: Keep, dropout: Option<u64>) -> Result<Pass> {
+        let (hidden, record) = model.encoder().forward(chunk, keep, dropout)?;
+        let out = model.run_heads(&hidden, BOTH)?;
+        let (Some(weights), Some(vectors)) = (out.weights, out.vectors) else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a model in training lacks a head",
+            ));
+        };
+        let lengths = if self.embedding.loss.normalize_embeddings {
+            normalize_rows(&vectors)?
+        } else {
+            Vec::new()
+        };
+        Ok(Pass {
+            dense: pool(self.embedding.pooling, &hidden, chunk.offsets())?,
+            weights,
+            vectors,
+            lengths,
+            kept: record.map(|record| (hidden, record)),
+        })
+    }
+
+    fn record(&self, model: &M3, chunk: &Batch, dropout: Option<u64>) -> Result<(Tensor, BertRecord)> {
+        let (hidden, record) = model.encoder().forward(chunk, self.embedding.keep, dropout)?;
+        let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?;
+        Ok((hidden, record))
+    }
+
+    fn loss(
+        &self,
+        batch: &TrainBatch,
+        passes: &[Pass],
+        weight: f64,
+        forwards: u64,
+    ) -> Result<crate::loss::UnifiedLoss> {
+        let (queries, group_size) = (batch.queries.len(), batch.group_size()?);
+        let all = |pick: fn(&Pass) -> &Tensor| -> Result<Tensor> {
+            let parts: Vec<&Tensor> = passes.iter().map(pick).collect();
+            Ok(Tensor::cat(&parts, 0)?)
+        };
+        let dense = all(|pass| &pass.dense)?;
+        let ids = [batch.queries.ids.as_slice(), &batch.passages.ids].concat();
+        let first = batch.queries.total_tokens() as u32;
+        let mut offsets = batch.queries.offsets.clone();
+        offsets.extend(batch.passages.offsets.iter().skip(1).map(|at| first + at));
+        let weights: Vec<f32> = passes
+            .iter()
+            .flat_map(|pass| pass.weights.iter().copied())
+            .collect();
+        let teacher = batch
+            .teacher_scores
+            .as_ref()
+            .map(|scores| Tensor::from_slice(scores, (queries, group_size), dense.device()))
+            .transpose()?;
+        let inputs = UnifiedInputs {
+            dense: &dense,
+            ids: &ids,
+            offsets: &offsets,
+            weights: &weights,
+            vectors: &all(|pass| &pass.vectors)?,
+            special: &self.special,
+            queries,
+            group_size,
+            no_in_batch_neg: batch.no_in_batch_neg,
+            teacher_scores: teacher.as_ref(),
+            self_distill: self
+                .self_distill_after
+                .is_some_and(|start| forwards as i64 > start),
+        };
+        unified(&self.embedding.loss, &inputs, weight)
+    }
+}

@@ -1,0 +1,3 @@
+module bge
+
+go 1.19
