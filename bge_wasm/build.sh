@@ -15,10 +15,12 @@ module() { # NAME CARGO_ARGUMENTS...
     local name=$1
     shift
     RUSTFLAGS="-C target-feature=+simd128" cargo build --locked -p bge_wasm --lib --target wasm32-unknown-unknown --profile wasm "$@"
+    # A function that is not inlined into its only caller packs better: a fifteenth of the packed size.
     for kind in web node; do
         CARGO_TARGET_DIR=$target/pack cargo run -q --locked --manifest-path bge_wasm/pack/Cargo.toml -- \
             "$target/wasm32-unknown-unknown/wasm/bge_wasm.wasm" $kind "$name" "$packer/$kind"
-        node $page/tests/node_modules/binaryen/bin/wasm-opt "$packer/$kind/${name}_bg.wasm" -O3 \
+        node $page/tests/node_modules/binaryen/bin/wasm-opt "$packer/$kind/${name}_bg.wasm" -Oz \
+            --one-caller-inline-max-function-size=0 --strip-debug --strip-producers \
             --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext \
             --enable-mutable-globals --enable-reference-types --enable-multivalue -o "$packer/$kind/small.wasm"
         mv "$packer/$kind/small.wasm" "$packer/$kind/${name}_bg.wasm"
