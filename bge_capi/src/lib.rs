@@ -38,7 +38,7 @@ pub use data::*;
 pub use embedder::*;
 pub use error::*;
 pub use event::*;
-pub use handle::bge_text;
+pub use handle::{bge_text, bge_text_free, bge_text_view};
 pub use library::*;
 pub use log::*;
 pub use reranker::*;

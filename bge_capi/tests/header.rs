@@ -57,6 +57,7 @@ fn the_header_is_what_the_sources_say() {
 #[test]
 fn every_exported_function_is_declared_with_its_first_version() {
     let text = read(&header());
+    let (_, text) = text.split_once("\nenum bge_status").unwrap(); // past prose and macros, which name functions too
     let mut functions = 0;
     for file in std::fs::read_dir(here().join("src")).unwrap() {
         let source = read(&file.unwrap().path());
@@ -68,7 +69,10 @@ fn every_exported_function_is_declared_with_its_first_version() {
             let (before, _) = text
                 .split_once(&format!("{name}("))
                 .unwrap_or_else(|| panic!("{name} is not in the header"));
-            assert!(before.contains("BGE_API"), "{name}");
+            assert!(
+                before.contains("BGE_API ") || before.contains("BGE_API\n"),
+                "{name}"
+            );
             let own = &source[..at];
             let comment: String = own.lines().rev().take(6).collect();
             assert!(

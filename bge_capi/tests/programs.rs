@@ -30,7 +30,7 @@ fn model() -> String {
 /// The archive that cargo has built beside this test.
 fn archive() -> PathBuf {
     let program = std::env::current_exe().unwrap();
-    let built = program.parent().unwrap().parent().unwrap().join("libbge.a");
+    let built = program.with_file_name("libbge.a");
     assert!(built.is_file(), "{} is missing", built.display());
     built
 }
