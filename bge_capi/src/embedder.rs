@@ -40,7 +40,7 @@ pub struct bge_embedder {
 #[derive(Debug)]
 enum Way {
     Straight(Box<Embedder>),
-    Joined(EncodeQueue),
+    Joined(Box<EncodeQueue>),
 }
 
 impl bge_embedder {
@@ -124,7 +124,7 @@ pub extern "C" fn bge_embedder_coalesce(
             Way::Straight(model) => model.as_ref().clone(),
             Way::Joined(queue) => queue.embedder().clone(),
         };
-        embedder.way = Way::Joined(EncodeQueue::new(model, limits));
+        embedder.way = Way::Joined(Box::new(EncodeQueue::new(model, limits)));
         Ok(())
     })
 }

@@ -40,13 +40,13 @@ impl bge_error {
 
     pub(crate) fn null(parameter: &str) -> Box<Self> {
         let mut error = Self::new(bge_status::NullPointer, format!("`{parameter}` must not be NULL"));
-        error.field = parameter.to_owned();
+        parameter.clone_into(&mut error.field);
         error
     }
 
     pub(crate) fn argument(parameter: &str, message: impl std::fmt::Display) -> Box<Self> {
         let mut error = Self::new(bge_status::InvalidArgument, format!("`{parameter}`: {message}"));
-        error.field = parameter.to_owned();
+        parameter.clone_into(&mut error.field);
         error
     }
 

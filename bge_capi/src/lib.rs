@@ -16,6 +16,7 @@
     clippy::needless_pass_by_value,
     reason = "a Box that C hands back is freed where it arrives"
 )]
+#![allow(clippy::unnecessary_box_returns, reason = "C gets its errors in boxes")]
 
 mod config;
 mod data;

@@ -12,6 +12,10 @@ use crate::error::{Outcome, bge_error};
 
 /// Settings of one command.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "settings are few, and C keeps each in a box"
+)]
 pub(crate) enum Settings {
     Finetune(FinetuneConfig, Module),
     Embed(EmbedArguments),

@@ -24,6 +24,7 @@ fn config(name: &str, value: &str) -> Box<bge_config> {
     config
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "C gets its handles in boxes")]
 fn embedder() -> Box<bge_embedder> {
     let model = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -138,7 +139,7 @@ fn an_error_names_the_nearest_setting() {
     assert_eq!(status, bge_status::UnknownFlag);
     // SAFETY: a status other than OK has written an error.
     let error = unsafe { Box::from_raw(error.assume_init()) };
-    let message = format!("{:?}", error);
+    let message = format!("{error:?}");
     assert!(message.contains("batch_size"), "{message}");
     let _borrowed = bge_error_message(Some(&error));
     bge_error_free(Some(error));

@@ -17,11 +17,9 @@ fn header() -> PathBuf {
 
 fn generated() -> String {
     let mut config = cbindgen::Config::from_file(here().join("cbindgen.toml")).unwrap();
-    let [major, minor, patch] = ["MAJOR", "MINOR", "PATCH"].map(|part| match part {
-        "MAJOR" => env!("CARGO_PKG_VERSION_MAJOR"),
-        "MINOR" => env!("CARGO_PKG_VERSION_MINOR"),
-        _ => env!("CARGO_PKG_VERSION_PATCH"),
-    });
+    let major = env!("CARGO_PKG_VERSION_MAJOR");
+    let minor = env!("CARGO_PKG_VERSION_MINOR");
+    let patch = env!("CARGO_PKG_VERSION_PATCH");
     let version = format!(
         "\n/* The version this header belongs to. */\n#define BGE_VERSION \"{major}.{minor}.{patch}\"\n\
          #define BGE_VERSION_MAJOR {major}\n#define BGE_VERSION_MINOR {minor}\n#define BGE_VERSION_PATCH {patch}\n"

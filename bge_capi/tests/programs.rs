@@ -50,10 +50,9 @@ fn succeeds(program: &str, args: &[&str]) -> String {
 
 /// Compiles a file of `examples` and links it statically.
 fn build(source: &str, folder: &Path, more: &[&str]) -> String {
-    let (compiler, standard) = if source.ends_with(".c") {
-        ("cc", "-std=c99")
-    } else {
-        ("c++", "-std=c++17")
+    let (compiler, standard) = match Path::new(source).extension() {
+        Some(c) if c == "c" => ("cc", "-std=c99"),
+        _ => ("c++", "-std=c++17"),
     };
     let program = folder.join(source.replace('/', "-")).with_extension("");
     let (source, include) = (in_repository(source), in_repository("include"));

@@ -429,7 +429,7 @@ mod tests {
             let (out, report) = repair(text, options, 5);
             assert_eq!(
                 report.kept,
-                out.cleaned.iter().filter(|byte| **byte == b'\n').count() as u64
+                out.cleaned.split_inclusive(|byte| *byte == b'\n').count() as u64
             );
             if report.kept > 0 {
                 let mut session = ValidationSession::new(ValidationOptions::default()).unwrap();

@@ -321,7 +321,7 @@ mod tests {
             assert_eq!((report.train + report.dev, report.unreadable), (490, 1));
             assert!(report.dev <= 147 && report.largest_group > 1, "{report:?}");
             assert_eq!(
-                out.dev.iter().filter(|byte| **byte == b'\n').count() as u64,
+                out.dev.split_inclusive(|byte| *byte == b'\n').count() as u64,
                 report.dev
             );
             assert_eq!(
@@ -334,9 +334,9 @@ mod tests {
 
     #[test]
     fn dev_gets_its_share_where_rows_are_independent() {
-        let data: String = (0..1000)
-            .map(|at| format!("{{\"query\":\"q{at}\",\"pos\":[\"p{at}\"]}}\n"))
-            .collect();
+        let data = (0..1000).fold(String::new(), |data, at| {
+            data + &format!("{{\"query\":\"q{at}\",\"pos\":[\"p{at}\"]}}\n")
+        });
         let options = SplitOptions {
             dev_share: 0.1,
             ..SplitOptions::default()
