@@ -588,7 +588,7 @@ bge_status bge_reranker_open(const struct bge_config *config,
                              struct bge_error **error);
 
 // Writes the scores of `count` pairs to `out`, which has room for `out_len` numbers: logits, or with the setting
-// `normalize` their sigmoid. Pair i is queries[i] with passages[i].
+// `normalize` their sigmoid. The first query goes with the first passage, and so on.
 //
 // Since: 0.1
 BGE_API

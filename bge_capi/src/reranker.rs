@@ -55,7 +55,7 @@ pub extern "C" fn bge_reranker_open(
 }
 
 /// Writes the scores of `count` pairs to `out`, which has room for `out_len` numbers: logits, or with the setting
-/// `normalize` their sigmoid. Pair i is queries[i] with passages[i].
+/// `normalize` their sigmoid. The first query goes with the first passage, and so on.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's, and so are its arrays")]
