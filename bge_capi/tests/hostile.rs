@@ -108,8 +108,11 @@ fn sound(parameter: &Parameter) -> &str {
         (_, "max_batch") => "4",
         (_, "out_len") => "ROOM",
         ("bge_event_fn", _) => "go_on",
-        ("void *" | "bge_log_fn" | "bge_destroy_fn", _)
-        | ("const bge_text *" | "bge_text *" | "const bge_error *" | "bge_error *", _) => "NULL",
+        (
+            "void *" | "bge_log_fn" | "bge_destroy_fn" | "const bge_text *" | "bge_text *"
+            | "const bge_error *" | "bge_error *",
+            _,
+        ) => "NULL",
         (kind, "out" | "error") if kind.ends_with("**") => match parameter.name.as_str() {
             "out" => "&out",
             _ => "&error",
