@@ -1,5 +1,5 @@
 # Shortcuts; .ci/run is what decides. Each target is one or two plain commands that can be typed as well.
-.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install header ci
+.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install hosts header ci
 
 wasm32 := wasm32-unknown-unknown
 
@@ -48,6 +48,12 @@ fixtures: ## compare the golden numbers with FlagEmbedding again; needs Python w
 
 install: ## libbge.{a,so}, headers, bge.pc and the CMake package, to PREFIX (/usr/local)
 	bge_capi/install.sh $(or $(PREFIX),/usr/local)
+
+hosts: ## programs in C, C++ and Go over installed libraries; needs what host_tools in .ci/run installs
+	cargo build --release -p bge_capi
+	bge_capi/tests/installed.sh $${CARGO_TARGET_DIR:-target}/release
+	go/check.sh $${CARGO_TARGET_DIR:-target}/release
+	examples/cpp_search/search_test.sh $${CARGO_TARGET_DIR:-target}/release
 
 header: ## write include/bge.h from the sources
 	UPDATE=1 cargo test -p bge_capi --test header

@@ -636,8 +636,8 @@ void bge_trainer_stop(const struct bge_trainer *trainer);
 // Since: 0.1
 BGE_API void bge_trainer_free(struct bge_trainer *trainer);
 
-// Mines hard negatives as settings of kind BGE_CONFIG_KIND_MINE say, and gives the report as JSON. Stopped by `on_event`, it
-// fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
+// Mines hard negatives as settings of kind BGE_CONFIG_KIND_MINE say, and gives the report as JSON (`out` may be NULL).
+// Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
 //
 // Since: 0.1
 BGE_API
@@ -647,8 +647,9 @@ bge_status bge_mine(const struct bge_config *config,
                     struct bge_text **out,
                     struct bge_error **error);
 
-// Adds a teacher's scores to training rows as settings of kind BGE_CONFIG_KIND_SCORE say, and gives the report as JSON.
-// Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
+// Adds a teacher's scores to training rows as settings of kind BGE_CONFIG_KIND_SCORE say, and gives the report as JSON
+// (`out` may be NULL). Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it
+// was.
 //
 // Since: 0.1
 BGE_API
@@ -658,8 +659,9 @@ bge_status bge_score(const struct bge_config *config,
                      struct bge_text **out,
                      struct bge_error **error);
 
-// Measures retrieval as settings of kind BGE_CONFIG_KIND_EVALUATE say, and gives the report as JSON; the settings report and
-// output_file write it to files too. It cannot be stopped: the answer of `on_event` has no effect.
+// Measures retrieval as settings of kind BGE_CONFIG_KIND_EVALUATE say, and gives the report as JSON (`out` may be NULL);
+// the settings report and output_file write it to files too. It cannot be stopped: the answer of `on_event` has no
+// effect.
 //
 // Since: 0.1
 BGE_API
@@ -669,8 +671,8 @@ bge_status bge_evaluate(const struct bge_config *config,
                         struct bge_text **out,
                         struct bge_error **error);
 
-// Merges models as settings of kind BGE_CONFIG_KIND_MERGE say, and gives the report as JSON. It cannot be stopped: the
-// answer of `on_event` has no effect.
+// Merges models as settings of kind BGE_CONFIG_KIND_MERGE say, and gives the report as JSON (`out` may be NULL). It
+// cannot be stopped: the answer of `on_event` has no effect.
 //
 // Since: 0.1
 BGE_API
@@ -680,9 +682,9 @@ bge_status bge_merge(const struct bge_config *config,
                      struct bge_text **out,
                      struct bge_error **error);
 
-// Runs the stages of a pipeline file's text (TOML or JSON): validate, mine, score, train, merge, evaluate. What is current is
-// skipped. Gives the report as JSON. Where `on_event` answers false, the stage ends as it would alone, and the call fails
-// with BGE_STATUS_CANCELLED; the same call goes on where it was.
+// Runs the stages of a pipeline file's text (TOML or JSON): validate, mine, score, train, merge, evaluate. What is
+// current is skipped. Gives the report as JSON (`out` may be NULL). Where `on_event` answers false, the stage ends as it
+// would alone, and the call fails with BGE_STATUS_CANCELLED; the same call goes on where it was.
 //
 // Since: 0.1
 BGE_API

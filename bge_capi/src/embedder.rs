@@ -179,9 +179,10 @@ pub unsafe extern "C" fn bge_embedder_encode(
         let embedder = required(embedder, "embedder")?;
         let _entered = embedder.health.enter("embedder")?;
         let role = role_of(role)?;
+        // Before the texts are read: a count that is wrong is seldom true of both arrays.
+        fits(out_len, count.saturating_mul(embedder.model().dim()), "out_len")?;
         // SAFETY: what C promises of arrays.
         let texts = unsafe { read_texts(texts, count, "texts")? };
-        fits(out_len, count.saturating_mul(embedder.model().dim()), "out_len")?;
         if out.is_null() && count > 0 {
             return Err(bge_error::null("out"));
         }

@@ -76,11 +76,11 @@ pub unsafe extern "C" fn bge_reranker_score(
     guard(error, || {
         let reranker = required(reranker, "reranker")?;
         let _entered = reranker.health.enter("reranker")?;
+        fits(out_len, count, "out_len")?;
         // SAFETY: what C promises of arrays.
         let queries = unsafe { texts(queries, count, "queries")? };
         // SAFETY: what C promises of arrays.
         let passages = unsafe { texts(passages, count, "passages")? };
-        fits(out_len, count, "out_len")?;
         if out.is_null() && count > 0 {
             return Err(bge_error::null("out"));
         }

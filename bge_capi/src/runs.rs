@@ -81,8 +81,8 @@ fn warn(issues: &[Issue], stage: &str, listener: &Listener) {
     }
 }
 
-/// Mines hard negatives as settings of kind BGE_CONFIG_KIND_MINE say, and gives the report as JSON. Stopped by `on_event`, it
-/// fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
+/// Mines hard negatives as settings of kind BGE_CONFIG_KIND_MINE say, and gives the report as JSON (`out` may be NULL).
+/// Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]
@@ -113,8 +113,9 @@ pub extern "C" fn bge_mine(
     })
 }
 
-/// Adds a teacher's scores to training rows as settings of kind BGE_CONFIG_KIND_SCORE say, and gives the report as JSON.
-/// Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it was.
+/// Adds a teacher's scores to training rows as settings of kind BGE_CONFIG_KIND_SCORE say, and gives the report as JSON
+/// (`out` may be NULL). Stopped by `on_event`, it fails with BGE_STATUS_CANCELLED, and the same call goes on where it
+/// was.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]
@@ -145,8 +146,9 @@ pub extern "C" fn bge_score(
     })
 }
 
-/// Measures retrieval as settings of kind BGE_CONFIG_KIND_EVALUATE say, and gives the report as JSON; the settings report and
-/// output_file write it to files too. It cannot be stopped: the answer of `on_event` has no effect.
+/// Measures retrieval as settings of kind BGE_CONFIG_KIND_EVALUATE say, and gives the report as JSON (`out` may be NULL);
+/// the settings report and output_file write it to files too. It cannot be stopped: the answer of `on_event` has no
+/// effect.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]
@@ -189,8 +191,8 @@ fn measured(listener: &Listener, stage: &str, event: MeasureEvent<'_>) {
     };
 }
 
-/// Merges models as settings of kind BGE_CONFIG_KIND_MERGE say, and gives the report as JSON. It cannot be stopped: the
-/// answer of `on_event` has no effect.
+/// Merges models as settings of kind BGE_CONFIG_KIND_MERGE say, and gives the report as JSON (`out` may be NULL). It
+/// cannot be stopped: the answer of `on_event` has no effect.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]
@@ -214,9 +216,9 @@ pub extern "C" fn bge_merge(
     })
 }
 
-/// Runs the stages of a pipeline file's text (TOML or JSON): validate, mine, score, train, merge, evaluate. What is current is
-/// skipped. Gives the report as JSON. Where `on_event` answers false, the stage ends as it would alone, and the call fails
-/// with BGE_STATUS_CANCELLED; the same call goes on where it was.
+/// Runs the stages of a pipeline file's text (TOML or JSON): validate, mine, score, train, merge, evaluate. What is
+/// current is skipped. Gives the report as JSON (`out` may be NULL). Where `on_event` answers false, the stage ends as it
+/// would alone, and the call fails with BGE_STATUS_CANCELLED; the same call goes on where it was.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]

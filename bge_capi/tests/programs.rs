@@ -2,66 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 #![cfg(unix)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
+
+use std::path::Path;
 
 use bge_core::Embedder;
 use bge_core::config::EmbedArguments;
 
+use common::{SANITIZED, STRICT, compile, in_repository, model, run, succeeds, text};
+
 const TEXTS: [&str; 4] = ["why does bread dough rise?", "", "é 日本 x9", "the moon"];
-const STRICT: [&str; 4] = ["-Wall", "-Wextra", "-pedantic", "-Werror"];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn in_repository(path: &str) -> String {
-    text(&repository().join(path)).to_owned()
-}
-
-fn model() -> String {
-    in_repository("tests/fixtures/parity/models/bert")
-}
-
-/// The archive that cargo has built beside this test.
-fn archive() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let built = program.with_file_name("libbge.a");
-    assert!(built.is_file(), "{} is missing", built.display());
-    built
-}
-
-fn run(program: &str, args: &[&str]) -> Output {
-    let output = Command::new(program).args(args).output();
-    output.unwrap_or_else(|error| panic!("{program}: {error}"))
-}
-
-fn succeeds(program: &str, args: &[&str]) -> String {
-    let output = run(program, args);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {said}");
-    assert!(said.is_empty(), "{program} is not silent: {said}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Compiles a file of `examples` and links it statically.
+/// Compiles a file of `examples`.
 fn build(source: &str, folder: &Path, more: &[&str]) -> String {
-    let (compiler, standard) = match Path::new(source).extension() {
-        Some(c) if c == "c" => ("cc", "-std=c99"),
-        _ => ("c++", "-std=c++17"),
-    };
     let program = folder.join(source.replace('/', "-")).with_extension("");
-    let (source, include) = (in_repository(source), in_repository("include"));
-    let mut args = vec![standard, "-I", &include, &source, "-o", text(&program)];
-    args.extend(STRICT);
-    args.extend(more);
-    let archive = archive();
-    args.extend([text(&archive), "-lpthread", "-ldl", "-lm"]);
-    succeeds(compiler, &args);
+    compile(Path::new(&in_repository(source)), &program, more);
     text(&program).to_owned()
 }
 
@@ -121,10 +76,9 @@ fn vectors_from_c_and_cpp_are_rusts_bytes() {
 #[test]
 fn the_c_program_reads_and_leaks_nothing_that_is_not_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let sanitized = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     let model = model();
     for source in ["examples/c/embed.c", "examples/cpp/embed.cc"] {
-        let program = build(source, folder.path(), &sanitized);
+        let program = build(source, folder.path(), &SANITIZED);
         succeeds(&program, &[&model, "a text", "another"]);
         let failed = run(&program, &["no-such-model", "a text"]);
         assert_eq!(failed.status.code(), Some(1));
