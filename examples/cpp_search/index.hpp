@@ -23,10 +23,19 @@ inline std::vector<Passage> read_corpus(const std::string &path) {
         throw std::runtime_error(path + ": cannot be read");
     }
     std::vector<Passage> passages;
+    std::size_t number = 0;
     for (std::string line; std::getline(file, line);) {
-        const auto row = nlohmann::json::parse(line);
-        const auto title = row.value("title", "");
-        passages.push_back({row.at("_id"), (title.empty() ? "" : title + " ") + row.at("text").get<std::string>()});
+        ++number;
+        if (line.find_first_not_of(" \t\r") == std::string::npos) {
+            continue;
+        }
+        try {
+            const auto row = nlohmann::json::parse(line);
+            const auto title = row.value("title", "");
+            passages.push_back({row.at("_id"), (title.empty() ? "" : title + " ") + row.at("text").get<std::string>()});
+        } catch (const nlohmann::json::exception &error) {
+            throw std::runtime_error(path + ":" + std::to_string(number) + ": " + error.what());
+        }
     }
     return passages;
 }
