@@ -50,7 +50,7 @@ install: ## libbge.{a,so}, headers, bge.pc and the CMake package, to PREFIX (/us
 	bge_capi/install.sh $(or $(PREFIX),/usr/local)
 
 hosts: ## programs in C, C++ and Go over installed libraries; needs what host_tools in .ci/run installs
-	cargo build --release -p bge_capi
+	cargo build --release --workspace --lib
 	bge_capi/tests/installed.sh $${CARGO_TARGET_DIR:-target}/release
 	go/check.sh $${CARGO_TARGET_DIR:-target}/release
 	examples/cpp_search/search_test.sh $${CARGO_TARGET_DIR:-target}/release
