@@ -26,7 +26,7 @@
 //! # Where things are
 //!
 //! Settings and data come first: [`config`] reads flags, JSON, TOML and FlagEmbedding's command lines, and checks them;
-//! [`data`] reads, validates, orders and draws training rows. These two, with [`mod@error`], [`issue`] and [`random`],
+//! [`data`] reads, validates, orders and draws training rows; [`planner`] says what a run will need. These three, with [`mod@error`], [`issue`] and [`random`],
 //! are the pure half of the library: `default-features = false` leaves only them, and they compile for the browser.
 //!
 //! What runs a model needs the feature `model`: `tokenize`, `nn` (layers with a hand-written backward), `models` (BERT and
@@ -66,6 +66,7 @@ pub mod nn;
 pub mod optim;
 #[cfg(feature = "train")]
 pub mod pipeline;
+pub mod planner;
 pub mod random;
 #[cfg(feature = "model")]
 pub mod search;

@@ -7,18 +7,24 @@ use bge_core::config::{
     self, Arguments, Checked, EncodeConfig, EvaluateConfig, FinetuneConfig, Loader, MergeConfig, MineConfig,
     Module, Parsed, PipelineArguments, PipelineConfig, RenderFormat, RerankConfig, STAGES, ScoreConfig,
 };
+use bge_core::planner::Plan;
 use bge_core::{Issue, Severity};
 use serde_json::{Map, Value, json};
+
+use crate::plan::Request;
+use crate::validate::MakeCounter;
 
 const USAGE: &str = "\
 usage: bge config schema  [--command COMMAND]    settings as JSON Schema
        bge config default [--command COMMAND] [--format toml|json]    every setting with its default
-       bge config check   [--command COMMAND] [--config FILE] [--json] [FLAGS | COMMAND LINE]
+       bge config check   [--command COMMAND] [--config FILE] [--json] [--plan] [FLAGS | COMMAND LINE]
        bge config render  [--command COMMAND] --format toml|json|flags|flagembedding|deepspeed
                           [--config FILE] [FLAGS | COMMAND LINE]
 
 COMMAND is finetune (the default), encode, evaluate, mine, score, rerank, merge or pipeline, and FLAGS are those of `bge COMMAND`.
 A pipeline has a file and no flags: its defaults are what its stages share, and it is not rewritten.
+--plan says what a run of finetune needs, in memory and steps, and what to change where that is too much; with --memory_gib N
+for a device of that size instead of this machine, --world_size N for several, --zero_stage N for what they share out.
 For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
 ";
@@ -28,8 +34,13 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Runs `bge config` with the words behind it. Returns the exit code: 0, 1 where the output could not be written,
 /// 2 for wrong usage or settings.
-pub(crate) fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> i32 {
-    match dispatch(args, out, err) {
+pub(crate) fn run(
+    args: &[String],
+    counter: MakeCounter<'_>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> i32 {
+    match dispatch(args, counter, out, err) {
         Ok(code) => code,
         // A reader that went away, as `head` does, is no failure of ours.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -41,7 +52,12 @@ pub(crate) fn run(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> 
     }
 }
 
-fn dispatch(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<i32> {
+fn dispatch(
+    args: &[String],
+    counter: MakeCounter<'_>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<i32> {
     let Some((action, rest)) = args.split_first() else {
         err.write_all(USAGE.as_bytes())?;
         return Ok(2);
@@ -49,7 +65,7 @@ fn dispatch(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Re
     let result = match action.as_str() {
         "schema" => schema(rest, out)?,
         "default" => default(rest, out)?,
-        "check" => return check(rest, out, err),
+        "check" => return check(rest, counter, out, err),
         "render" => render(rest, out, err)?,
         "help" | "--help" | "-h" => {
             out.write_all(USAGE.as_bytes())?;
@@ -79,7 +95,7 @@ fn show(issues: &[Issue], err: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Takes `--name VALUE` out of the words.
-fn take_value(words: &mut Vec<String>, name: &str) -> Outcome<Option<String>> {
+pub(crate) fn take_value(words: &mut Vec<String>, name: &str) -> Outcome<Option<String>> {
     let attached = format!("{name}=");
     let mut found = None;
     while let Some(at) = words
@@ -383,23 +399,81 @@ fn check_pipeline(words: &[String]) -> Outcome<Vec<Issue>> {
     Ok(PipelineConfig::parse(&file, &text)?.warnings)
 }
 
-fn check(args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> io::Result<i32> {
+fn check(
+    args: &[String],
+    counter: MakeCounter<'_>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<i32> {
     let mut words = args.to_vec();
     let as_json = config::take_switch(&mut words, "--json");
-    let checked = take_command(&mut words).and_then(|command| (command.check)(words));
+    let (checked, plan) = match Request::take(&mut words) {
+        Ok(None) => (
+            take_command(&mut words).and_then(|command| (command.check)(words)),
+            None,
+        ),
+        Ok(Some(request)) => check_and_plan(&request, words, counter),
+        Err(issues) => (Err(issues), None),
+    };
     let (ok, issues) = match checked {
         Ok(warnings) => (true, warnings),
         Err(issues) => (false, issues),
     };
     if as_json {
-        writeln!(out, "{:#}", json!({ "ok": ok, "issues": issues }))?;
+        let mut answer = json!({ "ok": ok, "issues": issues });
+        if let Some(plan) = plan {
+            answer["plan"] = json!(plan);
+        }
+        writeln!(out, "{answer:#}")?;
     } else {
         show(&issues, err)?;
+        if let Some(plan) = plan {
+            write!(out, "{plan}")?;
+        }
         if ok {
             writeln!(out, "the settings are fine")?;
         }
     }
     Ok(if ok { 0 } else { 2 })
+}
+
+/// What is to be said of the settings, and the plan, which needs no more than a model.
+fn check_and_plan(
+    request: &Request,
+    mut words: Vec<String>,
+    counter: MakeCounter<'_>,
+) -> (Outcome<Vec<Issue>>, Option<Plan>) {
+    let load = || {
+        let command = take_command(&mut words)?;
+        if command.name != "finetune" {
+            let message = format!("a plan is made for finetune, not for {}", command.name);
+            return Err(vec![problem(message).on_field("command")]);
+        }
+        load_finetune(words)
+    };
+    let (module, parsed) = match load() {
+        Ok(loaded) => loaded,
+        Err(issues) => return (Err(issues), None),
+    };
+    let (plan, unplanned) = match request.plan(module, &parsed.arguments, counter) {
+        Ok(plan) => (Some(plan), None),
+        Err(issue) => (None, Some(issue)),
+    };
+    let mut issues = parsed.warnings;
+    let failed = unplanned.is_some();
+    issues.extend(unplanned);
+    match parsed.arguments.examine(module) {
+        Ok(warnings) => issues.extend(warnings),
+        Err(errors) => {
+            issues.extend(errors);
+            return (Err(issues), plan);
+        }
+    }
+    if failed {
+        (Err(issues), None)
+    } else {
+        (Ok(issues), plan)
+    }
 }
 
 fn render_settings<A: Command>(words: Vec<String>, format: RenderFormat) -> Outcome<Rendered> {

@@ -8,6 +8,7 @@ mod finetune;
 mod merge;
 mod mine;
 mod pipeline;
+mod plan;
 mod progress;
 mod quickstart;
 mod rerank;
@@ -69,7 +70,7 @@ fn run(args: &[String]) -> i32 {
         return 2;
     };
     match command.as_str() {
-        "config" => config::run(rest, &mut out, &mut err),
+        "config" => config::run(rest, &token_counter, &mut out, &mut err),
         "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
         "quickstart" => command::finish(quickstart::run(rest)),

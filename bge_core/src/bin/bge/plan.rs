@@ -1,0 +1,124 @@
+//! `bge config check --plan`: what a run would need.
+
+use std::path::Path;
+
+use bge_core::config::{self, FinetuneConfig, Module};
+use bge_core::data::preflight::validate_files;
+use bge_core::data::session::{TokenCounter, ValidationOptions};
+use bge_core::planner::{DataOutline, ModelShape, Plan, PlanOptions, Precision, available_memory, plan};
+use bge_core::{Issue, Severity};
+
+use crate::validate::MakeCounter;
+
+/// The flags of a plan, which are no settings of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    memory_gib: Option<f64>,
+    world_size: Option<usize>,
+    zero_stage: Option<u8>,
+}
+
+impl Request {
+    /// Takes `--plan` and its flags out of the words; `None` without it.
+    pub(crate) fn take(words: &mut Vec<String>) -> Result<Option<Self>, Vec<Issue>> {
+        if !config::take_switch(words, "--plan") {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            memory_gib: number(words, "--memory_gib", |&gib| gib > 0.0 && gib < 1e6)?,
+            world_size: number(words, "--world_size", |&size| size > 0 && size <= 1 << 20)?,
+            zero_stage: number(words, "--zero_stage", |&stage| stage <= 3)?,
+        }))
+    }
+
+    /// Plans a run. Its data is read where it is there, its tokens counted where the tokenizer is there.
+    pub(crate) fn plan(
+        &self,
+        module: Module,
+        settings: &FinetuneConfig,
+        counter: MakeCounter<'_>,
+    ) -> Result<Plan, Issue> {
+        let name = &settings.model.model_name_or_path;
+        let shape = shape(name, settings.model.config_name.as_deref())?;
+        let options = PlanOptions {
+            world_size: self.world_size.unwrap_or(settings.training.devices.len().max(1)),
+            zero_stage: self.zero_stage.unwrap_or(0),
+            precision: Precision::F32,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: match self.memory_gib {
+                Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
+                None => available_memory(),
+            },
+        };
+        let data = outline(module, settings, options.world_size, counter)?;
+        Ok(plan(&shape, module, settings, data.as_ref(), &options))
+    }
+}
+
+fn problem(message: impl Into<String>) -> Issue {
+    Issue::new("config.plan", Severity::Error, message)
+}
+
+fn number<T: std::str::FromStr>(
+    words: &mut Vec<String>,
+    name: &str,
+    sensible: impl Fn(&T) -> bool,
+) -> Result<Option<T>, Vec<Issue>> {
+    let Some(word) = crate::config::take_value(words, name)? else {
+        return Ok(None);
+    };
+    let value = word.parse().ok().filter(|value| sensible(value));
+    value
+        .map(Some)
+        .ok_or_else(|| vec![problem(format!("`{name}` got {word:?}, which it cannot be"))])
+}
+
+/// The sizes of the model: of its folder, or of a BGE model by name. Nothing is fetched.
+fn shape(name: &str, config_name: Option<&str>) -> Result<ModelShape, Issue> {
+    let folder = Path::new(config_name.unwrap_or(name));
+    let file = folder.join("config.json");
+    if !name.is_empty() && file.is_file() {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| problem(format!("cannot read the model's config.json: {error}")))?;
+        return ModelShape::parse(&text).map_err(|error| problem(error.with_path(&file).to_string()));
+    }
+    ModelShape::preset(name).ok_or_else(|| {
+        let names: Vec<_> = ModelShape::presets().collect();
+        problem(format!(
+            "a plan needs a folder with a config.json, or one of {}; got {name:?}",
+            names.join(", ")
+        ))
+        .on_field("model_name_or_path")
+    })
+}
+
+/// What the training data says, where there is any.
+fn outline(
+    module: Module,
+    settings: &FinetuneConfig,
+    world_size: usize,
+    counter: MakeCounter<'_>,
+) -> Result<Option<DataOutline>, Issue> {
+    let data = &settings.data;
+    if data.train_data.is_empty() || !data.train_data.iter().all(|path| Path::new(path).exists()) {
+        return Ok(None);
+    }
+    let tokenizer = settings.model.tokenizer_name.as_ref();
+    let local = Path::new(tokenizer.unwrap_or(&settings.model.model_name_or_path)).is_dir();
+    let wrong = |error: bge_core::Error| problem(error.to_string());
+    let counter = if local {
+        counter(settings).map_err(wrong)?
+    } else {
+        None
+    };
+    let options = ValidationOptions {
+        module,
+        data: data.clone(),
+        training: settings.training.clone(),
+        world_size,
+        ..ValidationOptions::default()
+    };
+    let count = counter.as_deref().map(|counter| counter as TokenCounter<'_>);
+    let report = validate_files(options, count, |_| true).map_err(wrong)?;
+    Ok(Some(DataOutline::from(&report)))
+}

@@ -1,0 +1,246 @@
+//! What a run will need before it starts: tokens of its fullest batch, memory of a device, steps; and what to change
+//! where that does not fit.
+
+mod advice;
+#[cfg(not(target_arch = "wasm32"))]
+mod host;
+mod memory;
+mod outline;
+mod render;
+mod shape;
+
+pub use advice::{Advice, size_text};
+#[cfg(not(target_arch = "wasm32"))]
+pub use host::available_memory;
+pub use memory::{FullestBatch, Memory};
+pub use outline::DataOutline;
+pub use shape::{ModelShape, Parameters};
+
+use serde::Serialize;
+
+use crate::config::{FinetuneConfig, Module};
+use outline::Counts;
+
+/// The numbers that a device computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits; the only one of a CPU.
+    #[default]
+    F32,
+    /// `bf16` or `fp16` with master weights in 32 bits.
+    Half,
+}
+
+/// Where a run is to take place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Devices that share a batch.
+    pub world_size: usize,
+    /// What the devices share out (`DeepSpeed`'s ZeRO): 0 nothing, 1 the optimizer, 2 also gradients, 3 also weights.
+    pub zero_stage: u8,
+    /// The numbers of a device.
+    pub precision: Precision,
+    /// Threads of a device.
+    pub threads: usize,
+    /// Bytes that a device has, where that is known.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            world_size: 1,
+            zero_stage: 0,
+            precision: Precision::F32,
+            threads: 1,
+            memory_bytes: None,
+        }
+    }
+}
+
+/// What a run will need.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Numbers in the weights.
+    pub parameters: Parameters,
+    /// The batch that needs the most memory.
+    pub fullest_batch: FullestBatch,
+    /// Bytes of one device.
+    pub memory: Memory,
+    /// Bytes that it has, where that is known.
+    pub memory_bytes: Option<u64>,
+    /// Whether it fits, where that is known.
+    pub fits: Option<bool>,
+    /// Where it does not fit: settings that would, and what they cost.
+    pub advice: Option<Advice>,
+    /// Optimizer steps of the run, where the data is known or `max_steps` says it.
+    pub total_steps: Option<u64>,
+    /// Whether lengths were measured in tokens of the data, or assumed to be the longest allowed.
+    pub lengths_measured: bool,
+}
+
+/// Plans a run of `module` with these settings; `data` is what is known of its training data, best with token counts.
+///
+/// The settings need not be checked: a number that makes no sense only gives a plan that makes none.
+pub fn plan(
+    shape: &ModelShape,
+    module: Module,
+    config: &FinetuneConfig,
+    data: Option<&DataOutline>,
+    options: &PlanOptions,
+) -> Plan {
+    let parameters = shape.parameters(module, config);
+    let lengths = Lengths::of(shape, module, config, data);
+    let batch = lengths.fullest(config, data);
+    let memory = memory::memory(shape, parameters, module, config, batch, options);
+    let fits = options.memory_bytes.map(|bytes| memory.total <= bytes);
+    let advice = match options.memory_bytes {
+        Some(bytes) if memory.total > bytes => {
+            Some(advice::advise(shape, module, config, data, options, bytes))
+        }
+        _ => None,
+    };
+    let total_steps = match u64::try_from(config.training.max_steps) {
+        Ok(steps) if steps > 0 => Some(steps),
+        _ => data.and_then(|data| data.training.total_steps),
+    };
+    Plan {
+        parameters,
+        fullest_batch: batch,
+        memory,
+        memory_bytes: options.memory_bytes,
+        fits,
+        advice,
+        total_steps,
+        lengths_measured: lengths.measured,
+    }
+}
+
+/// Tokens of the texts of a batch: the mean, what nine in ten do not exceed, the longest.
+#[derive(Clone, Copy, Debug)]
+struct Tokens {
+    mean: f64,
+    p90: f64,
+    longest: f64,
+}
+
+impl Tokens {
+    fn all(longest: u64) -> Self {
+        let longest = longest as f64;
+        Self {
+            mean: longest,
+            p90: longest,
+            longest,
+        }
+    }
+
+    fn of(kinds: &[Counts], limit: u64) -> Self {
+        let cut = |tokens: f64| tokens.min(limit as f64);
+        let all = kinds.iter().map(|kind| kind.count as f64).sum::<f64>().max(1.0);
+        let weighted = |value: fn(&Counts) -> f64| {
+            kinds
+                .iter()
+                .map(|kind| kind.count as f64 * cut(value(kind)))
+                .sum::<f64>()
+                / all
+        };
+        Self {
+            mean: weighted(|kind| kind.mean),
+            p90: weighted(|kind| kind.p90),
+            longest: kinds.iter().map(|kind| cut(kind.max)).fold(0.0, f64::max),
+        }
+    }
+
+    /// The sum of `count` such texts that a run of some thousand batches may come to: the mean and four deviations.
+    fn fullest(self, count: f64) -> f64 {
+        const P90: f64 = 1.2816; // the 90 % point of a normal distribution
+        let deviation = (self.p90 - self.mean).max(0.0) / P90;
+        (count * self.mean + 4.0 * count.sqrt() * deviation).min(count * self.longest)
+    }
+}
+
+/// The lengths of a run's texts.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    /// `None` for a reranker, whose pairs are one text each.
+    query: Option<Tokens>,
+    passage: Tokens,
+    measured: bool,
+}
+
+impl Lengths {
+    fn of(shape: &ModelShape, module: Module, config: &FinetuneConfig, data: Option<&DataOutline>) -> Self {
+        let data_args = &config.data;
+        let limit = |length: usize| (length as u64).min(shape.max_tokens);
+        if module.trains_reranker() {
+            // The lengths of pairs are not in a report, which counts queries and passages alone.
+            let pair = data_args
+                .max_len
+                .min(data_args.query_max_len.saturating_add(data_args.passage_max_len));
+            return Self {
+                query: None,
+                passage: Tokens::all(limit(pair)),
+                measured: false,
+            };
+        }
+        let (query, passage) = (limit(data_args.query_max_len), limit(data_args.passage_max_len));
+        let counted = data.and_then(|data| {
+            let passages: Vec<Counts> = [data.positives, data.negatives]
+                .iter()
+                .filter_map(|texts| texts.tokens.filter(|tokens| tokens.count > 0))
+                .collect();
+            let queries = data.queries.tokens.filter(|tokens| tokens.count > 0)?;
+            (!passages.is_empty()).then_some((queries, passages))
+        });
+        match counted {
+            Some((queries, passages)) => Self {
+                query: Some(Tokens::of(&[queries], query)),
+                passage: Tokens::of(&passages, passage),
+                measured: true,
+            },
+            _ => Self {
+                query: Some(Tokens::all(query)),
+                passage: Tokens::all(passage),
+                measured: false,
+            },
+        }
+    }
+
+    /// The batch of one device that holds the most tokens.
+    fn fullest(self, config: &FinetuneConfig, data: Option<&DataOutline>) -> FullestBatch {
+        let own = (
+            config.training.per_device_train_batch_size,
+            config.data.train_group_size,
+        );
+        // Files may bring sizes of their own.
+        let sizes = data
+            .map(|data| data.training.datasets.as_slice())
+            .filter(|datasets| config.data.same_dataset_within_batch && !datasets.is_empty())
+            .map_or_else(
+                || vec![own],
+                |datasets| {
+                    let sizes = |set: &outline::Batches| (set.queries_per_device, set.passages_per_query);
+                    datasets.iter().map(sizes).collect()
+                },
+            );
+        let batch = |(queries, group): (usize, usize)| {
+            let (queries, passages) = (queries as f64, queries as f64 * group as f64);
+            let texts = passages + if self.query.is_some() { queries } else { 0.0 };
+            let of_queries = self.query.map_or(0.0, |tokens| tokens.fullest(queries));
+            FullestBatch {
+                texts: texts as u64,
+                tokens: (of_queries + self.passage.fullest(passages)).ceil() as u64,
+                longest: self
+                    .passage
+                    .longest
+                    .max(self.query.map_or(0.0, |tokens| tokens.longest)) as u64,
+            }
+        };
+        sizes
+            .into_iter()
+            .map(batch)
+            .max_by_key(|batch| batch.tokens)
+            .unwrap_or_default()
+    }
+}
