@@ -307,21 +307,14 @@ fn the_trained_sparse_head_of_bge_m3_opens_and_survives_the_pt_file() {
     let weight = values(&model, "sparse_linear.weight");
     // Numbers of the file, read by Python's struct.
     assert_eq!(weight.len(), 1024);
-    assert_eq!(
-        (weight[0], weight[1], weight[2], weight[1023]),
-        (
-            0.000_330_924_99,
-            0.000_877_857_2,
-            -0.003_393_173_2,
-            0.001_562_118_5
-        )
-    );
+    let units = [weight[0], weight[1], weight[2], weight[1023]].map(|weight| weight * 1_048_576.0);
+    assert_eq!(units, [347.0, 920.5, -3558.0, 1638.0]);
     let sum: f64 = weight.iter().map(|x| f64::from(*x)).sum();
     let squares: f64 = weight.iter().map(|x| f64::from(*x).powi(2)).sum();
     assert!(
         (sum - -1.272_416_949_272_155_8).abs() < 1e-9 && (squares - 0.014_884_751_031_736_698).abs() < 1e-12
     );
-    assert_eq!(values(&model, "sparse_linear.bias"), [0.045_196_533]);
+    assert_eq!(values(&model, "sparse_linear.bias"), [47_392.0 / 1_048_576.0]);
     assert!(model.heads().sparse && !model.heads().colbert);
 
     // Written as upstream's .pt and read from that alone.

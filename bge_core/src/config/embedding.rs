@@ -114,7 +114,7 @@ arguments! {
         /// Candidates that BGE-M3's dense and sparse search each bring for a query, for the multi-vector score and the means.
         head_window: usize = 200, ours;
         /// A folder like `dataset`, a development set: the weights that are best on it are used and written into the model's
-        /// folder (mode_weights.json).
+        /// folder (`mode_weights.json`).
         tune_weights: Option<String> = None, ours;
         /// Which judgements of `tune_weights` are used.
         tune_split: String = "dev".to_owned(), ours;

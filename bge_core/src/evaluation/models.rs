@@ -53,8 +53,8 @@ pub struct ModelsReport {
 
 /// A model, opened for what its folder holds.
 enum Opened {
-    Dense(Embedder),
-    Heads(M3Embedder),
+    Dense(Box<Embedder>),
+    Heads(Box<M3Embedder>),
 }
 
 /// Opens the model of `name`, and says where it lies.
@@ -66,9 +66,9 @@ fn open(config: &EvaluateConfig, name: &str, listener: &mut Listener<'_>) -> Res
     let options = hub::HubOptions::new(arguments.cache_dir.as_ref(), arguments.token.as_ref());
     let folder = hub::resolve_model(name, &options)?;
     let opened = match arguments.embedder_model_class.as_deref() {
-        Some("encoder-only-base") => Opened::Dense(Embedder::from_finetuned(&folder, &arguments)?),
-        _ if has_heads(&folder) => Opened::Heads(M3Embedder::from_finetuned(&folder, &arguments)?),
-        _ => Opened::Dense(Embedder::from_finetuned(&folder, &arguments)?),
+        Some("encoder-only-base") => Opened::Dense(Box::new(Embedder::from_finetuned(&folder, &arguments)?)),
+        _ if has_heads(&folder) => Opened::Heads(Box::new(M3Embedder::from_finetuned(&folder, &arguments)?)),
+        _ => Opened::Dense(Box::new(Embedder::from_finetuned(&folder, &arguments)?)),
     };
     let notes = match &opened {
         Opened::Dense(embedder) => embedder.notes(),

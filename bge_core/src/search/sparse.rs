@@ -129,6 +129,7 @@ impl SparseIndex {
     }
 
     /// Equal scores come in the order of these places, one for each text.
+    #[must_use]
     pub fn with_places(mut self, places: Vec<u32>) -> Self {
         self.places = Some(places);
         self
