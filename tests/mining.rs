@@ -1,5 +1,6 @@
 //! Mining hard negatives: the same window as FlagEmbedding, rules, resume, and what is written.
 
+mod heads;
 mod runs;
 
 use std::collections::BTreeSet;

@@ -29,6 +29,8 @@ mod loss;
 #[cfg(feature = "train")]
 mod m3;
 #[cfg(feature = "train")]
+mod m3_heads;
+#[cfg(feature = "train")]
 mod merging;
 #[cfg(feature = "train")]
 mod mining;

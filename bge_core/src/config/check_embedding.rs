@@ -69,6 +69,7 @@ impl EvaluateConfig {
                 findings.warning("config.unusual", "k_values", message);
             }
         }
+        self.check_heads(&mut findings);
         findings.split("split", &evaluate.split);
         findings.split("general_split", &evaluate.general_split);
         if !evaluate.general_dataset.is_empty() && evaluate.baseline.is_none() {
@@ -77,9 +78,51 @@ impl EvaluateConfig {
         }
         findings.finish(self)
     }
+
+    /// What is asked of BGE-M3's heads.
+    fn check_heads(&self, findings: &mut Findings) {
+        let evaluate = &self.evaluate;
+        findings.mode_weights(&evaluate.weights_for_different_modes);
+        findings.count("head_window", evaluate.head_window, 1, MAX_BATCH);
+        findings.split("tune_split", &evaluate.tune_split);
+        let Some(folder) = &evaluate.tune_weights else {
+            return;
+        };
+        let plain = |path: &str| {
+            path.trim()
+                .trim_start_matches("./")
+                .trim_end_matches('/')
+                .to_owned()
+        };
+        if folder.trim().is_empty() {
+            let message = "the path is empty; leave the flag out";
+            findings.error("config.invalid_value", "tune_weights", message);
+        } else if plain(folder) == plain(&evaluate.dataset) && evaluate.tune_split == evaluate.split {
+            let message = "weights that are chosen on the questions they are measured on flatter the model; name another \
+                           folder, or another `tune_split`";
+            findings.error("config.conflict", "tune_weights", message);
+        }
+        if !evaluate.weights_for_different_modes.is_empty() {
+            let message = "the weights are either given or chosen; leave one of the two flags out";
+            findings.error("config.conflict", "tune_weights", message);
+        }
+    }
 }
 
 impl Findings {
+    /// Reports what cannot be the weights of BGE-M3's three scores; none is no error. Says whether they can.
+    pub(super) fn mode_weights(&mut self, weights: &[f64]) -> bool {
+        let sound = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0);
+        let fits = weights.len() == 3 && sound && weights.iter().sum::<f64>() > 0.0;
+        if !weights.is_empty() && !fits {
+            let message = format!(
+                "expected three numbers from 0, not all 0 (dense, sparse, multi-vector), got {weights:?}"
+            );
+            self.error("config.invalid_value", "weights_for_different_modes", message);
+        }
+        fits
+    }
+
     /// Reports what cannot be the name of a split.
     pub(super) fn split(&mut self, field: &str, split: &str) {
         if split.trim().is_empty() || split.contains(['/', '\\']) {

@@ -3,7 +3,7 @@
 use super::MineConfig;
 use super::check::{Checked, Findings, MAX_BATCH, MAX_LENGTH, normalize};
 use super::field::shown_text;
-use super::mining::SamplingStrategy;
+use super::mining::{Fusion, RetrievalMode, SamplingStrategy};
 use crate::issue::Issue;
 
 /// More candidates for each query than anybody samples from; larger numbers are typing mistakes.
@@ -18,6 +18,7 @@ impl MineConfig {
         self.embed.check(&mut findings);
         self.check_choice(&mut findings);
         self.check_rules(&mut findings);
+        self.check_heads(&mut findings);
         self.check_files(&mut findings);
         self.check_search(&mut findings);
         findings.finish(self)
@@ -94,6 +95,31 @@ impl MineConfig {
         findings.count("reranker_max_length", mine.reranker_max_length, 4, MAX_LENGTH);
         if let Some(length) = mine.reranker_query_max_length {
             findings.count("reranker_query_max_length", length, 1, MAX_LENGTH);
+        }
+    }
+
+    fn check_heads(&self, findings: &mut Findings) {
+        let mine = &self.mine;
+        findings.mode_weights(&mine.weights_for_different_modes);
+        findings.count("rrf_k", mine.rrf_k, 1, MAX_BATCH);
+        let joins = mine.retrieval_mode == RetrievalMode::Fused || mine.colbert_rescoring;
+        let ranks = mine.fusion == Fusion::Rrf;
+        if ranks && !joins {
+            let message = "one head alone has nothing to be fused with; add `--retrieval_mode fused` or `--colbert_rescoring`";
+            findings.warning("config.no_effect", "fusion", message);
+        }
+        if !mine.weights_for_different_modes.is_empty() && (ranks || !joins) {
+            let message = "only the weighted mean of several heads has weights";
+            findings.warning("config.no_effect", "weights_for_different_modes", message);
+        }
+        if ranks && joins && mine.has_margin() && mine.reranker_name_or_path.is_none() {
+            let message = "reciprocal ranks say nothing about a positive that no list holds, so margins have no meaning; use \
+                           `--fusion weights`, or a reranker";
+            findings.error("config.conflict", "fusion", message);
+        }
+        if mine.uses_heads() && self.embed.embedder_model_class.as_deref() == Some("encoder-only-base") {
+            let message = "a model of the class encoder-only-base has one vector a text and no other head";
+            findings.error("config.conflict", "embedder_model_class", message);
         }
     }
 

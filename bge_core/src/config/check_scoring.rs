@@ -112,17 +112,9 @@ impl RerankArguments {
         }
         let weights = &self.weights_for_different_modes;
         let m3 = self.m3 || self.reranker_model_class.as_deref() == Some("encoder-only-m3");
-        if !weights.is_empty() {
-            let sound = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0);
-            if weights.len() != 3 || !sound || weights.iter().sum::<f64>() <= 0.0 {
-                let message = format!(
-                    "expected three numbers from 0, not all 0 (dense, sparse, multi-vector), got {weights:?}"
-                );
-                findings.error("config.invalid_value", "weights_for_different_modes", message);
-            } else if !m3 {
-                let message = "only BGE-M3 has several scores; add `--m3`";
-                findings.warning("config.no_effect", "weights_for_different_modes", message);
-            }
+        if findings.mode_weights(weights) && !m3 {
+            let message = "only BGE-M3 has several scores; add `--m3`";
+            findings.warning("config.no_effect", "weights_for_different_modes", message);
         }
         for (field, set) in [
             ("reranker_peft_path", self.reranker_peft_path.is_some()),

@@ -106,6 +106,18 @@ arguments! {
         output_file: Option<String> = None, ours;
         /// The key of the random draws in confidence intervals and histograms.
         seed: u64 = 42, ours;
+
+        ["heads"]
+        /// How much BGE-M3's dense, sparse and multi-vector scores count in their mean: three numbers; as the model's folder
+        /// says if not given, else all the same.
+        weights_for_different_modes: Vec<f64> = Vec::new();
+        /// Candidates that BGE-M3's dense and sparse search each bring for a query, for the multi-vector score and the means.
+        head_window: usize = 200, ours;
+        /// A folder like `dataset`, a development set: the weights that are best on it are used and written into the model's
+        /// folder (`mode_weights.json`).
+        tune_weights: Option<String> = None, ours;
+        /// Which judgements of `tune_weights` are used.
+        tune_split: String = "dev".to_owned(), ours;
     }
 }
 

@@ -24,6 +24,28 @@ choices! {
     }
 }
 
+choices! {
+    /// Which of BGE-M3's heads find candidates.
+    pub enum RetrievalMode {
+        /// One vector a text; any embedder has it.
+        Dense = "dense",
+        /// The weights of the tokens that query and text share.
+        Sparse = "sparse",
+        /// Both.
+        Fused = "fused",
+    }
+}
+
+choices! {
+    /// How several heads become one order.
+    pub enum Fusion {
+        /// By the weighted mean of their scores.
+        Weights = "weights",
+        /// By the sum of their reciprocal ranks.
+        Rrf = "rrf",
+    }
+}
+
 arguments! {
     /// What `bge mine` reads, searches, keeps and writes (`scripts/hn_mine.py`).
     pub struct MineArguments {
@@ -61,6 +83,19 @@ arguments! {
         max_score: Option<f64> = None, ours;
         /// Candidates with a lower score are left out.
         min_score: Option<f64> = None, ours;
+
+        ["heads"]
+        /// Which of BGE-M3's heads find candidates.
+        retrieval_mode: RetrievalMode = RetrievalMode::Dense, ours;
+        /// Order the window once more, with BGE-M3's multi-vector scores.
+        colbert_rescoring: bool = false, ours;
+        /// How the scores of several heads become one.
+        fusion: Fusion = Fusion::Weights, ours;
+        /// How much the dense, the sparse and the multi-vector score count in their mean: three numbers; as the model's folder
+        /// says if not given, else all the same.
+        weights_for_different_modes: Vec<f64> = Vec::new(), ours;
+        /// With `fusion rrf`: what is added to each rank, counted from 1.
+        rrf_k: usize = 60, ours;
 
         ["rescoring"]
         /// A cross-encoder whose scores take the place of the embedder's in all rules and in the order of `top`.
@@ -127,6 +162,11 @@ impl MineArguments {
             )),
             None => Err("expected two whole numbers with a dash between, as in 10-210".to_owned()),
         }
+    }
+
+    /// Whether more than the dense head of BGE-M3 plays a part.
+    pub fn uses_heads(&self) -> bool {
+        self.retrieval_mode != RetrievalMode::Dense || self.colbert_rescoring
     }
 
     /// Whether a candidate is held against the scores of the positives.

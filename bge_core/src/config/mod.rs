@@ -38,7 +38,7 @@ pub use field::{Arguments, FieldDoc, FieldKind};
 pub use flags::{split_config_flag, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
 pub use merging::{MergeArguments, MergeConfig};
-pub use mining::{EmbeddingDtype, MineArguments, MineConfig, SamplingStrategy};
+pub use mining::{EmbeddingDtype, Fusion, MineArguments, MineConfig, RetrievalMode, SamplingStrategy};
 pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};

@@ -13,7 +13,8 @@ arguments! {
         reranker_model_class: Option<String> = None;
         /// Score with BGE-M3's three heads, as `reranker_model_class encoder-only-m3` does.
         m3: bool = false, ours;
-        /// How much the dense, the sparse and the multi-vector score of BGE-M3 count in their mean: three numbers.
+        /// How much the dense, the sparse and the multi-vector score of BGE-M3 count in their mean: three numbers; as the
+        /// model's folder says if not given, else all the same.
         weights_for_different_modes: Vec<f64> = Vec::new();
         /// An adapter of an LLM reranker, which this version does not run.
         reranker_peft_path: Option<String> = None;

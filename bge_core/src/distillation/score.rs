@@ -132,7 +132,7 @@ impl<'a, P: FnMut(ScoreEvent<'_>) -> ControlFlow<()>> Job<'a, P> {
         key.add(env!("CARGO_PKG_VERSION").as_bytes())
             .add(format!("{shape:?} {BLOCK_PAIRS} {BLOCK_BYTES}").as_bytes())
             .add(fingerprint(&folder)?.as_bytes())
-            .add(settings_key(arguments, teacher.class).as_bytes());
+            .add(settings_key(arguments, teacher.class, &folder)?.as_bytes());
         Ok(Self {
             input,
             output,

@@ -137,14 +137,7 @@ pub fn open_teacher(folder: impl AsRef<Path>, arguments: &RerankArguments) -> Re
     if class == M3 {
         let embedder = M3Embedder::from_finetuned(folder, &embed_arguments(arguments))?;
         notes.extend_from_slice(embedder.notes());
-        let weights = match *arguments.weights_for_different_modes.as_slice() {
-            [dense, sparse, colbert] => ModeWeights {
-                dense: dense as f32,
-                sparse: sparse as f32,
-                colbert: colbert as f32,
-            },
-            _ => ModeWeights::default(),
-        };
+        let (weights, _) = ModeWeights::choose(&arguments.weights_for_different_modes, folder)?;
         return Ok(OpenedTeacher {
             teacher: Box::new(AllHeads { embedder, weights }),
             class,
@@ -221,8 +214,12 @@ fn embed_arguments(arguments: &RerankArguments) -> EmbedArguments {
     }
 }
 
-/// Everything about settings and class that decides a score, as text for a content key.
-pub(super) fn settings_key(arguments: &RerankArguments, class: &str) -> String {
+/// Everything about settings and class that decides a score, as text for a content key; the folder may name weights.
+pub(super) fn settings_key(arguments: &RerankArguments, class: &str, folder: &Path) -> Result<String> {
+    let weights = match class {
+        M3 => Some(ModeWeights::choose(&arguments.weights_for_different_modes, folder)?.0),
+        _ => None,
+    };
     let RerankArguments {
         pooling_method,
         query_instruction_for_rerank,
@@ -232,10 +229,9 @@ pub(super) fn settings_key(arguments: &RerankArguments, class: &str) -> String {
         reranker_query_max_length,
         reranker_max_length,
         normalize,
-        weights_for_different_modes,
         ..
     } = arguments;
-    serde_json::json!([
+    let key = serde_json::json!([
         class,
         pooling_method,
         query_instruction_for_rerank,
@@ -245,7 +241,7 @@ pub(super) fn settings_key(arguments: &RerankArguments, class: &str) -> String {
         reranker_query_max_length,
         reranker_max_length,
         normalize,
-        weights_for_different_modes,
-    ])
-    .to_string()
+        weights,
+    ]);
+    Ok(key.to_string())
 }

@@ -13,6 +13,7 @@ mod choose;
 mod compare;
 mod curves;
 mod findings;
+mod heads;
 mod lines;
 mod markup;
 mod metrics;
@@ -34,6 +35,7 @@ pub use compare::{
     CompareOptions, Comparison, DocumentGlimpse, MetricChange, PositiveRank, QueryChange, QueryCounts,
     compare,
 };
+pub use heads::{HeadsReport, Mode, TunedWeights};
 pub use metrics::{DEFAULT_K_VALUES, Metric, MetricKey, query_metrics, rank, score_run};
 pub use models::{Listener, MeasureEvent, ModelsReport, measure, measure_models};
 pub use report::{ReportContext, TrainingCurve, comparison_html, evaluation_html};

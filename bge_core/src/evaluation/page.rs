@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use super::charts::{BarRow, Frame, changes, measured, metric_bars, similarity_histogram};
 use super::compare::{Comparison, MetricChange, QueryChange};
 use super::curves::{evaluation_curve, loss_curve};
+use super::heads::HeadsReport;
 use super::markup::{escape, grouped, minus};
 use super::metrics::{Metric, MetricKey};
 use super::report::{ReportContext, TrainingCurve};
 use super::similarity::SimilarityReport;
 use super::style::STYLE;
+use super::table::{heads_caption, heads_rows};
 use super::verdict::{Outcome, is_real, signed};
 
 /// Queries of each list that are shown without a click.
@@ -187,6 +189,24 @@ impl Page {
             None,
         );
         self.put("</details></div>");
+    }
+
+    /// What each head of BGE-M3 and their means reach (after, and before).
+    pub(super) fn heads(&mut self, heads: Option<(&HeadsReport, Option<&HeadsReport>)>) {
+        let Some((heads, before)) = heads else {
+            return;
+        };
+        self.section(
+            "Heads",
+            "Each score of BGE-M3 by itself, and their weighted means.",
+        );
+        let (headings, rows) = heads_rows(heads, before);
+        let headings: Vec<&str> = std::iter::once("Score")
+            .chain(headings.iter().map(String::as_str))
+            .collect();
+        self.put("<div class=\"card\">");
+        self.table(&heads_caption(heads), &headings, &rows, None);
+        self.put("</div>");
     }
 
     /// What the models do on data that fine-tuning was not about.

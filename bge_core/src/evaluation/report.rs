@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::beir::BeirFolder;
 use super::charts::{BarRow, metric_bars};
 use super::compare::{Comparison, deciding_metric, has_interval};
+use super::heads::HeadsReport;
 use super::markup::grouped;
 use super::metrics::{Metric, MetricKey};
 use super::page::Page;
@@ -58,13 +59,14 @@ pub struct ReportContext {
 
 /// The report of a comparison as a complete HTML document.
 pub fn comparison_html(comparison: &Comparison, context: &ReportContext) -> String {
-    comparison_html_with(comparison, &[], context)
+    comparison_html_with(comparison, &[], None, context)
 }
 
-/// The same, with what the models do on general data.
+/// The same, with what the models do on general data, and what the heads of BGE-M3 do (after, and before).
 pub(super) fn comparison_html_with(
     comparison: &Comparison,
     general: &[Comparison],
+    heads: Option<(&HeadsReport, Option<&HeadsReport>)>,
     context: &ReportContext,
 ) -> String {
     let options = &comparison.options;
@@ -85,6 +87,7 @@ pub(super) fn comparison_html_with(
     page.verdict(comparison);
     page.tiles(comparison);
     page.quality(comparison);
+    page.heads(heads);
     page.general(general);
     page.training(
         context.training.as_ref(),
@@ -104,6 +107,16 @@ pub(super) fn comparison_html_with(
 
 /// The report of a single evaluation, with intervals by 10,000 bootstrap resamples of the queries.
 pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &ReportContext) -> String {
+    evaluation_html_with(folder, evaluation, None, context)
+}
+
+/// The same, with what the heads of BGE-M3 do (after, and before).
+pub(super) fn evaluation_html_with(
+    folder: &BeirFolder,
+    evaluation: &Evaluation,
+    heads: Option<(&HeadsReport, Option<&HeadsReport>)>,
+    context: &ReportContext,
+) -> String {
     let report = &evaluation.report;
     let title = if context.title.is_empty() {
         format!("Retrieval on {}", report.dataset)
@@ -142,6 +155,7 @@ pub fn evaluation_html(folder: &BeirFolder, evaluation: &Evaluation, context: &R
     page.put("</div><div class=\"card\">");
     page.table("All metrics at all cut-offs", &headings, &metrics, None);
     page.put("</div></div>");
+    page.heads(heads);
     page.training(context.training.as_ref(), None);
     page.similarities(&[(
         "Pairs of queries and documents",

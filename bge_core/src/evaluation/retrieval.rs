@@ -156,7 +156,7 @@ pub fn evaluate(
 }
 
 /// For each query the document of the same id, where that is to be left out.
-fn identical_ids(folder: &BeirFolder, ignore: bool) -> Vec<Option<u32>> {
+pub(super) fn identical_ids(folder: &BeirFolder, ignore: bool) -> Vec<Option<u32>> {
     if !ignore {
         return vec![None; folder.query_ids.len()];
     }
@@ -168,7 +168,7 @@ fn identical_ids(folder: &BeirFolder, ignore: bool) -> Vec<Option<u32>> {
         .collect()
 }
 
-fn score_queries(folder: &BeirFolder, rankings: &[Vec<Hit>], k_values: &[usize]) -> QueryScores {
+pub(super) fn score_queries(folder: &BeirFolder, rankings: &[Vec<Hit>], k_values: &[usize]) -> QueryScores {
     let mut values: BTreeMap<MetricKey, Vec<f64>> = BTreeMap::new();
     for (hits, judgments) in rankings.iter().zip(&folder.judgments) {
         let gains: Vec<f64> = hits

@@ -74,7 +74,7 @@ pub fn top_k(
 }
 
 /// Place of each document among equal scores: the greater id first.
-fn places(ids: &[String]) -> Vec<u32> {
+pub(super) fn places(ids: &[String]) -> Vec<u32> {
     let mut documents: Vec<u32> = (0..ids.len() as u32).collect();
     documents.sort_by(|a, b| ids.get(*b as usize).cmp(&ids.get(*a as usize)));
     let mut places = vec![0; ids.len()];

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::compare::Comparison;
+use super::heads::{HeadsReport, Mode, TunedWeights};
 use super::metrics::{Metric, MetricKey};
 use super::retrieval::EvaluationReport;
 use super::verdict::{is_real, signed};
@@ -61,6 +62,82 @@ pub fn evaluation_table(report: &EvaluationReport) -> String {
         report.documents,
         align(&rows)
     )
+}
+
+/// What each head of BGE-M3 and their means reach, with the baseline's beside it where there is one.
+pub(super) fn heads_table(
+    heads: &HeadsReport,
+    before: Option<&HeadsReport>,
+    tuned: Option<&TunedWeights>,
+) -> String {
+    let (headings, rows) = heads_rows(heads, before);
+    let mut all: Vec<Vec<String>> = vec![std::iter::once(String::new()).chain(headings).collect()];
+    all.extend(
+        rows.into_iter()
+            .map(|(name, cells)| std::iter::once(name).chain(cells).collect()),
+    );
+    let mut text = format!("{}\n{}", heads_caption(heads), align(&all));
+    if let Some(tuned) = tuned {
+        let _ = writeln!(
+            text,
+            "weights chosen on {} ({}), {} queries: nDCG@10 {:.4}, {:.4} where all count the same; written to the model's folder",
+            tuned.dataset, tuned.split, tuned.queries, tuned.ndcg_at_10, tuned.ndcg_at_10_before
+        );
+    }
+    text
+}
+
+/// How the scores of the heads were put together.
+pub(super) fn heads_caption(heads: &HeadsReport) -> String {
+    let [dense, sparse, colbert] = heads.weights.all();
+    format!(
+        "BGE-M3's heads; weights of dense, sparse, colbert: {dense} {sparse} {colbert}; colbert and the means order the first \
+         {} of the dense and of the sparse list",
+        heads.head_window
+    )
+}
+
+/// Headings and, for each mode, its values: nDCG, recall and MRR at the cut-offs up to 100, "before" ahead of "after".
+pub(super) fn heads_rows(
+    heads: &HeadsReport,
+    before: Option<&HeadsReport>,
+) -> (Vec<String>, Vec<(String, Vec<String>)>) {
+    let mut keys: Vec<MetricKey> = heads
+        .modes
+        .values()
+        .flat_map(|metrics| metrics.keys().copied())
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let deepest = keys
+        .iter()
+        .map(|key| key.k)
+        .filter(|k| *k <= 100)
+        .max()
+        .unwrap_or(100);
+    keys.retain(|key| match key.metric {
+        Metric::Ndcg | Metric::Mrr => key.k == 10 || deepest < 10 && key.k == deepest,
+        Metric::Recall => key.k == 10 || key.k == deepest,
+        _ => false,
+    });
+    let mut headings = Vec::new();
+    for key in &keys {
+        if before.is_some() {
+            headings.push(format!("{} before", key.title()));
+        }
+        headings.push(key.title());
+    }
+    let rows = Mode::ALL.map(|mode| {
+        let mut cells = Vec::new();
+        for key in &keys {
+            for report in before.into_iter().chain([heads]) {
+                let value = report.modes.get(&mode).and_then(|metrics| metrics.get(key));
+                cells.push(value.map_or_else(String::new, |value| format!("{value:.4}")));
+            }
+        }
+        (mode.as_str().to_owned(), cells)
+    });
+    (headings, rows.into())
 }
 
 /// Headings of the cut-offs, and for each metric its name and a value for each cut-off.

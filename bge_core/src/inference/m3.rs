@@ -1,11 +1,12 @@
 //! A finished BGE-M3: texts to vectors, lexical weights and token vectors, and the scores of pairs by all three.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{D, Tensor};
 
 use super::embedder::Embedder;
+use super::mode_weights::ModeWeights;
 use super::schedule::{in_batches, scale_to_one};
 use super::vectors::Vectors;
 use crate::config::{EmbedArguments, TextRole};
@@ -62,28 +63,6 @@ pub struct M3Scores {
     pub colbert: f32,
 }
 
-/// How much each score counts in their weighted mean: `weights_for_different_modes`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ModeWeights {
-    /// Of the dense score.
-    pub dense: f32,
-    /// Of the sparse score.
-    pub sparse: f32,
-    /// Of the multi-vector score.
-    pub colbert: f32,
-}
-
-impl Default for ModeWeights {
-    /// Upstream's: all the same.
-    fn default() -> Self {
-        Self {
-            dense: 1.0,
-            sparse: 1.0,
-            colbert: 1.0,
-        }
-    }
-}
-
 impl M3Scores {
     /// Upstream's `sparse+dense`.
     pub fn sparse_dense(&self, weights: ModeWeights) -> f32 {
@@ -108,6 +87,7 @@ pub struct M3Embedder {
     embedder: Embedder,
     model: M3,
     special: Vec<u32>,
+    folder: PathBuf,
 }
 
 impl M3Embedder {
@@ -137,6 +117,7 @@ impl M3Embedder {
             embedder: Embedder::with_model(&folder, model.encoder().clone(), tokenizer, arguments)?,
             model,
             special,
+            folder: folder.path,
         })
     }
 
@@ -148,6 +129,16 @@ impl M3Embedder {
     /// What was assumed where neither the settings nor the folder said it.
     pub fn notes(&self) -> &[Issue] {
         self.embedder.notes()
+    }
+
+    /// How much each score counts by the folder's [`MODE_WEIGHTS_FILE`](super::MODE_WEIGHTS_FILE); all the same without one.
+    pub fn mode_weights(&self) -> Result<ModeWeights> {
+        Ok(ModeWeights::read(&self.folder)?.unwrap_or_default())
+    }
+
+    /// Which heads the folder has.
+    pub fn heads(&self) -> Heads {
+        self.model.heads()
     }
 
     /// What queries become.

@@ -2,7 +2,9 @@
 
 mod embedder;
 mod encoder;
+mod late;
 mod m3;
+mod mode_weights;
 mod queue;
 mod reranker;
 mod schedule;
@@ -11,9 +13,9 @@ mod vectors;
 pub use embedder::Embedder;
 pub(crate) use embedder::check_vocabulary;
 pub use m3::{
-    LexicalWeights, M3Embedder, M3Outputs, M3Scores, M3Vectors, ModeWeights, colbert_score,
-    lexical_matching_score,
+    LexicalWeights, M3Embedder, M3Outputs, M3Scores, M3Vectors, colbert_score, lexical_matching_score,
 };
+pub use mode_weights::{MODE_WEIGHTS_FILE, ModeWeights, WeightsSource};
 pub use queue::{EncodeQueue, QueueLimits};
 pub use reranker::Reranker;
 pub(crate) use reranker::{refuse_decoder, refuse_llm_class};

@@ -128,6 +128,9 @@ fn describe(
     if candidate.reranked.is_some() {
         line.insert("reranker_score".to_owned(), json!(candidate.reranked));
     }
+    if let Some(heads) = &candidate.heads {
+        heads.describe(line);
+    }
     line.insert("positive_score".to_owned(), json!(positive));
     Ok(())
 }

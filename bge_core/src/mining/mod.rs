@@ -11,11 +11,13 @@
 //! - Draws are keyed by seed and row. The hardest negatives come first.
 //! - A row keeps all its other keys as they are written; `pos_scores` and `neg_scores` are taken out, because they belong to
 //!   the old negatives and training takes both or none.
+//! - BGE-M3's sparse head finds candidates too, alone or fused with the dense one, and its multi-vector head orders them.
 //! - Texts stay on disk, vectors are streamed there, and an interrupted run goes on where it was, with the same result.
 
 mod corpus;
 mod encode;
 mod event;
+mod heads;
 mod index;
 mod ledger;
 mod places;

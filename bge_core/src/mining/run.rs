@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::corpus::{Corpus, Row, plain};
 use super::encode::{Encoder, Texts};
 use super::event::{MineEvent, Reporter, Stage};
+use super::heads::{Finder, Found, Question};
 use super::index;
 use super::ledger::{ledger_lines, push, rewrite, suspect_lines};
 use super::places::check_places;
@@ -18,7 +19,7 @@ use super::work::{PARTS, Parts, Work};
 use crate::config::{Arguments, Checked, MineConfig, RerankArguments};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::files::{self, Digest};
-use crate::inference::{Embedder, Reranker};
+use crate::inference::{Embedder, M3Embedder, ModeWeights, Reranker};
 use crate::issue::{Issue, Severity};
 use crate::models::{fingerprint, hub};
 use crate::search::{Hit, Rows, SearchIndex, VectorStore};
@@ -70,7 +71,19 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     let corpus = Corpus::open(mine, work.path())?;
     let hub = hub::HubOptions::new(config.embed.cache_dir.as_ref(), config.embed.token.as_ref());
     let folder = hub::resolve_model(&config.embed.embedder_name_or_path, &hub)?;
-    let embedder = Embedder::from_finetuned(&folder, &config.embed)?;
+    let (with_heads, weights) = if mine.uses_heads() {
+        let (weights, _) = ModeWeights::choose(&mine.weights_for_different_modes, &folder)?;
+        (
+            Some(M3Embedder::from_finetuned(&folder, &config.embed)?),
+            Some(weights),
+        )
+    } else {
+        (None, None)
+    };
+    let embedder = match &with_heads {
+        Some(heads) => heads.embedder().clone(),
+        None => Embedder::from_finetuned(&folder, &config.embed)?,
+    };
     for note in embedder.notes() {
         report.note(note)?;
     }
@@ -96,6 +109,10 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         report.note(&Issue::new("mining.small_corpus", Severity::Warning, message))?;
     }
 
+    let finder = match (&with_heads, weights) {
+        (Some(heads), Some(weights)) => Some(Finder::open(heads, &corpus, mine, weights, report)?),
+        _ => None,
+    };
     let encoder = Encoder {
         embedder: &embedder,
         arguments: &config.embed,
@@ -124,7 +141,7 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     };
     reused += reused_queries + outside.as_ref().map_or(0, |(_, there)| *there);
 
-    let key = run_key(config, &corpus, &model, reranker_hash.as_deref());
+    let key = run_key(config, &corpus, &model, reranker_hash.as_deref(), weights);
     let names = [
         Some("output"),
         mine.ledger.as_ref().map(|_| "ledger"),
@@ -146,16 +163,18 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         outside: outside.as_ref().map(|(store, _)| store),
         queries: &queries,
         reranker: reranker.as_ref(),
+        finder: finder.as_ref(),
         compares,
         suspects: mine.false_negatives.is_some(),
         ledger: mine.ledger.is_some(),
     };
     if parts.progress.rows == 0 {
         let mut head = Vec::new();
-        push(
-            &mut head,
-            header(config, &corpus, &model, reranker_hash.as_deref()),
-        );
+        let mut line = header(config, &corpus, &model, reranker_hash.as_deref());
+        if let Some(weights) = weights {
+            line.insert("mode_weights".to_owned(), json!(weights));
+        }
+        push(&mut head, line);
         parts.append(LEDGER, &head)?;
     }
     let mut index = index::open(Rows::Stored(&stored), mine, &stored.layout().key)?;
@@ -221,15 +240,34 @@ const ELSEWHERE: [&str; 21] = [
     "embedder_model_class",
 ];
 
+/// Settings of several heads, which decide nothing where dense search works alone.
+const OF_HEADS: [&str; 5] = [
+    "retrieval_mode",
+    "colbert_rescoring",
+    "fusion",
+    "weights_for_different_modes",
+    "rrf_k",
+];
+
 /// The settings that decide what is written.
 fn deciding_settings(config: &MineConfig) -> Map<String, Value> {
     let mut settings = config.to_json();
     settings.retain(|name, value| !ELSEWHERE.contains(&name.as_str()) && !value.is_null());
+    if !config.mine.uses_heads() {
+        settings.retain(|name, _| !OF_HEADS.contains(&name.as_str()));
+    }
     settings
 }
 
 /// A hash of everything that decides the bytes that are written.
-fn run_key(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&str>) -> String {
+fn run_key(
+    config: &MineConfig,
+    corpus: &Corpus,
+    model: &str,
+    reranker: Option<&str>,
+    weights: Option<ModeWeights>,
+) -> String {
+    let weights = weights.map_or_else(String::new, |weights| json!(weights).to_string());
     let hashes = corpus.hashes();
     let mine = &config.mine;
     let asked = format!("{} {}", mine.ledger.is_some(), mine.false_negatives.is_some());
@@ -243,6 +281,7 @@ fn run_key(config: &MineConfig, corpus: &Corpus, model: &str, reranker: Option<&
         &hashes.rows,
         &asked,
         &settings,
+        &weights,
     ] {
         digest.add(part.as_bytes());
     }
@@ -279,6 +318,7 @@ struct Miner<'a> {
     outside: Option<&'a VectorStore>,
     queries: &'a VectorStore,
     reranker: Option<&'a Reranker>,
+    finder: Option<&'a Finder<'a>>,
     /// Whether the score of the lowest positive is needed.
     compares: bool,
     suspects: bool,
@@ -311,14 +351,17 @@ impl Miner<'_> {
         report.progress(Stage::Rows, done, total)?;
         while done < total {
             let rows: Vec<usize> = (done..total.min(done + together)).collect();
-            let hits = self.search(index, &rows)?;
+            let hits = self.search(index, &rows, &mut || report.progress(Stage::Rows, done, total))?;
             let step = if self.reranker.is_some() {
                 RESCORED
             } else {
                 rows.len()
             };
             for (rows, hits) in rows.chunks(step).zip(hits.chunks(step)) {
-                let mined = rows.par_iter().zip(hits).map(|(row, hits)| self.look(*row, hits));
+                let mined = rows
+                    .par_iter()
+                    .zip(hits)
+                    .map(|(row, found)| self.look(*row, found));
                 let mut mined = mined.collect::<Result<Vec<_>>>()?;
                 if let Some(reranker) = self.reranker {
                     self.rescore(reranker, &mut mined)?;
@@ -343,7 +386,12 @@ impl Miner<'_> {
     }
 
     /// The hits of rows, in their order. Rows with one query are searched once.
-    fn search(&self, index: &mut dyn SearchIndex, rows: &[usize]) -> Result<Vec<Vec<Hit>>> {
+    fn search(
+        &self,
+        index: &mut dyn SearchIndex,
+        rows: &[usize],
+        alive: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Found>> {
         let mut asked: Vec<usize> = rows.iter().map(|row| self.corpus.asks(*row)).collect();
         let of_rows = asked.clone();
         asked.sort_unstable();
@@ -353,7 +401,30 @@ impl Miner<'_> {
             self.queries.row(*query, &mut vector)?;
             vectors.extend_from_slice(&vector);
         }
-        let hits = index.search(&vectors, self.rules.end)?;
+        let searches = self.finder.is_none_or(Finder::searches_dense);
+        let hits = if searches {
+            index.search(&vectors, self.rules.end)?
+        } else {
+            vec![Vec::new(); asked.len()]
+        };
+        let hits = match self.finder {
+            Some(finder) => {
+                let questions = self.questions(&asked, hits);
+                finder.find(
+                    &questions,
+                    self.rules.end,
+                    &|query, text| self.product(query, text),
+                    alive,
+                )?
+            }
+            None => hits
+                .into_iter()
+                .map(|hits| Found {
+                    hits,
+                    ..Found::default()
+                })
+                .collect(),
+        };
         let of_row = |query: &usize| {
             let place = asked.binary_search(query).ok();
             place
@@ -362,6 +433,24 @@ impl Miner<'_> {
                 .unwrap_or_default()
         };
         Ok(of_rows.iter().map(of_row).collect())
+    }
+
+    /// What several heads are asked, with the positives to compare with where vectors compare.
+    fn questions(&self, asked: &[usize], hits: Vec<Vec<Hit>>) -> Vec<Question> {
+        let compares = self.compares && self.reranker.is_none();
+        let positives = |query: usize| {
+            let row = self.corpus.asked().get(query).filter(|_| compares);
+            row.map_or_else(Vec::new, |row| self.corpus.positives(*row as usize).to_vec())
+        };
+        asked
+            .iter()
+            .zip(hits)
+            .map(|(query, dense)| Question {
+                number: *query,
+                dense,
+                positives: positives(*query),
+            })
+            .collect()
     }
 
     fn known<'k>(&'k self, row: &Row) -> Known<'k> {
@@ -373,12 +462,17 @@ impl Miner<'_> {
         }
     }
 
-    fn look(&self, row: usize, hits: &[Hit]) -> Result<Mined> {
+    fn look(&self, row: usize, found: &Found) -> Result<Mined> {
         let row = self.corpus.row(row)?;
-        let candidates = look(hits, &self.known(&row), &self.rules, |text| {
+        let mut candidates = look(&found.hits, &self.known(&row), &self.rules, |text| {
             self.corpus.plain(text)
         });
-        let positive = if self.compares && self.reranker.is_none() {
+        for (candidate, heads) in candidates.iter_mut().zip(&found.heads) {
+            candidate.heads = Some(*heads);
+        }
+        let positive = if self.finder.is_some() {
+            found.positive
+        } else if self.compares && self.reranker.is_none() {
             Some(self.lowest_positive(&row)?)
         } else {
             None
@@ -390,25 +484,27 @@ impl Miner<'_> {
         })
     }
 
-    /// The lowest inner product of a row's query with a positive, summed as the search does it.
+    /// The lowest inner product of a row's query with a positive.
     fn lowest_positive(&self, row: &Row) -> Result<f64> {
-        let (mut query, mut vector) = (Vec::new(), Vec::new());
-        self.queries.row(self.corpus.asks(row.index), &mut query)?;
         let mut lowest = f64::INFINITY;
         for text in self.corpus.positives(row.index) {
-            let text = *text as usize;
-            match (text.checked_sub(self.stored.len()), self.outside) {
-                (None, _) => self.stored.row(text, &mut vector)?,
-                (Some(text), Some(outside)) => outside.row(text, &mut vector)?,
-                (Some(_), None) => bail!(Internal, "a positive outside of the pool has no vector"),
-            }
-            let products = query
-                .iter()
-                .zip(&vector)
-                .map(|(a, b)| f64::from(*a) * f64::from(*b));
-            lowest = lowest.min(products.sum());
+            lowest = lowest.min(self.product(self.corpus.asks(row.index), *text)?);
         }
         Ok(lowest)
+    }
+
+    /// The inner product of a query with a text, summed as the search does it.
+    fn product(&self, query: usize, text: u32) -> Result<f64> {
+        let (mut numbers, mut vector) = (Vec::new(), Vec::new());
+        self.queries.row(query, &mut numbers)?;
+        let text = text as usize;
+        match (text.checked_sub(self.stored.len()), self.outside) {
+            (None, _) => self.stored.row(text, &mut vector)?,
+            (Some(text), Some(outside)) => outside.row(text, &mut vector)?,
+            (Some(_), None) => bail!(Internal, "a positive outside of the pool has no vector"),
+        }
+        let products = numbers.iter().zip(&vector);
+        Ok(products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
     }
 
     /// Replaces the scores that decide by those of a cross-encoder.

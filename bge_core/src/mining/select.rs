@@ -4,6 +4,7 @@
 //! `relative_margin`, `max_score`, `min_score`. Of several positives the one with the lowest score counts. The window of
 //! ranks is FlagEmbedding's (`hn_mine.py`): counted before anything is left out.
 
+use super::heads::HeadScores;
 use crate::config::{MineArguments, SamplingStrategy};
 use crate::random::{Draws, Stream, key};
 use crate::search::Hit;
@@ -85,6 +86,8 @@ pub(super) struct Candidate {
     pub(super) score: Option<f64>,
     /// The cross-encoder's.
     pub(super) reranked: Option<f64>,
+    /// What each head says, where there are several.
+    pub(super) heads: Option<HeadScores>,
     pub(super) verdict: Verdict,
 }
 
@@ -172,6 +175,7 @@ pub(super) fn look(
         rank: Some(rank as u32),
         score: Some(hit.score),
         reranked: None,
+        heads: None,
         verdict: verdict(rank, hit.id),
     })
     .collect()
@@ -274,6 +278,7 @@ pub(super) fn fill(
         rank: None,
         score: None,
         reranked: None,
+        heads: None,
         verdict: Verdict::Filled,
     };
     let mut filled: Vec<Candidate> = Vec::new();

@@ -9,7 +9,8 @@ use crate::files::Digest;
 ///
 /// Counts every `.json`, `.safetensors`, `.txt`, `.model` and `.pt` file of the folder and of sentence-transformers' `N_Name` folders, by name
 /// and content: configuration, weights, heads, tokenizer, pooling, prompts. What a trainer leaves beside them (its state, its
-/// optimizer, checkpoints) and documentation do not count.
+/// optimizer, checkpoints) and documentation do not count, nor do BGE-M3's `mode_weights.json`, which decides no vector: what
+/// depends on it names the weights itself.
 pub fn fingerprint(folder: impl AsRef<Path>) -> Result<String> {
     let folder = folder.as_ref();
     if !folder.is_dir() {
@@ -57,6 +58,7 @@ fn counts(name: &str) -> bool {
     let beside = [
         "trainer_state.json",
         "training_args.bin",
+        "mode_weights.json",
         "README.txt",
         "LICENSE.txt",
     ];
@@ -99,6 +101,7 @@ mod tests {
         for name in [
             "README.md",
             "trainer_state.json",
+            "mode_weights.json",
             "optimizer.safetensors",
             "checkpoint-3/config.json",
             ".gitattributes",

@@ -322,6 +322,11 @@ pub(crate) fn read_m3_weights(folder: &Path) -> Result<BTreeMap<String, Tensor>>
     Ok(weights)
 }
 
+/// Whether a folder has both heads.
+pub(crate) fn has_heads(folder: &Path) -> bool {
+    HEADS.iter().all(|head| head_file(folder, head).is_some())
+}
+
 /// The file of a head: upstream's, or the one in safetensors.
 fn head_file(folder: &Path, head: &str) -> Option<PathBuf> {
     [".pt", ".safetensors"]

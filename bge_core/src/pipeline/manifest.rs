@@ -117,7 +117,7 @@ pub(super) fn hash_tree(path: &Path) -> Result<String> {
     Ok(files::hash_bytes(text.as_bytes()))
 }
 
-/// All files under a folder in order, without hidden ones and checkpoints.
+/// All files under a folder in order, without hidden ones, checkpoints and BGE-M3's weights of scores.
 fn tree(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error| Error::io(folder, "list this folder", error);
     let mut found = Vec::new();
@@ -128,7 +128,9 @@ fn tree(folder: &Path) -> Result<Vec<PathBuf>> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if name.starts_with('.') || name.starts_with("checkpoint-") {
+        // Weights of scores are chosen after the stage that makes the folder, and change none of its vectors.
+        let beside = name.starts_with("checkpoint-") || name == crate::inference::MODE_WEIGHTS_FILE;
+        if name.starts_with('.') || beside {
             continue;
         }
         if path.is_dir() {

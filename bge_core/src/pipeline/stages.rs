@@ -78,6 +78,7 @@ pub(super) fn plan(config: &PipelineConfig, stage: &'static str, done: &[Manifes
                     config.evaluate.dataset.clone(),
                 ];
                 inputs.extend(config.evaluate.baseline.clone());
+                inputs.extend(config.evaluate.tune_weights.clone());
                 inputs.extend(config.evaluate.general_dataset.iter().cloned());
                 inputs
             })?;

@@ -16,12 +16,14 @@ mod exact;
 mod faiss;
 mod kernel;
 mod rescore;
+mod sparse;
 mod spec;
 mod store;
 
 pub use exact::Exact;
 #[cfg(feature = "faiss")]
 pub use faiss::Faiss;
+pub use sparse::{SparseHits, SparseIndex, SparseTexts, TokenWeights};
 pub use spec::{FaissOptions, IndexSpec, open_index};
 pub use store::{VectorLayout, VectorStore, VectorType, VectorWriter};
 

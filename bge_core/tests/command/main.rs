@@ -8,6 +8,7 @@
 
 mod case;
 mod data;
+mod heads;
 mod mining;
 mod models;
 mod outputs;
@@ -24,6 +25,7 @@ use case::Case;
 fn every_bad_input_ends_in_one_clear_error_and_leaves_nothing_half_written() {
     let all = [
         data::cases(),
+        heads::cases(),
         mining::cases(),
         models::cases(),
         outputs::cases(),
