@@ -25,7 +25,7 @@ struct Judgment {
 struct Texts {
     places: HashMap<String, u32>,
     ids: Vec<String>,
-    texts: Vec<Option<String>>,
+    found: Vec<Option<String>>,
     /// Those with a text, in the order of the file.
     order: Vec<u32>,
 }
@@ -37,7 +37,7 @@ impl Texts {
             Entry::Vacant(entry) => {
                 let place = self.ids.len() as u32;
                 self.ids.push(entry.key().clone());
-                self.texts.push(None);
+                self.found.push(None);
                 *entry.insert(place)
             }
         }
@@ -48,7 +48,7 @@ impl Texts {
     }
 
     fn text(&self, place: u32) -> Option<&str> {
-        self.texts.get(place as usize)?.as_deref()
+        self.found.get(place as usize)?.as_deref()
     }
 }
 
@@ -134,7 +134,7 @@ impl Beir {
         let Some(&place) = texts.places.get(&id) else {
             return Ok(());
         };
-        let Some(slot) = texts.texts.get_mut(place as usize) else {
+        let Some(slot) = texts.found.get_mut(place as usize) else {
             return Ok(());
         };
         match slot {

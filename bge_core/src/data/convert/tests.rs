@@ -311,9 +311,9 @@ fn rows_of_a_query_are_joined_where_that_is_wanted() {
 
 #[test]
 fn joining_stays_within_its_memory_and_says_when_it_had_to_let_go() {
-    let text: String = (0..2000)
-        .map(|at| format!("[\"q{}\", \"p{at}\"]\n", at % 1000))
-        .collect();
+    let text = (0..2000).fold(String::new(), |text, at| {
+        text + &format!("[\"q{}\", \"p{at}\"]\n", at % 1000)
+    });
     let whole = convert("f.jsonl", &text, true);
     assert_eq!((whole.2.written, whole.2.groups_bounded), (1000, false));
     let options = ConvertOptions {
