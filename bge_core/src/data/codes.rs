@@ -110,3 +110,23 @@ pub const DATASET_SMALL: &str = "data.dataset_small";
 pub const ROWS_LEFT_OUT: &str = "data.rows_left_out";
 /// Rows that an epoch uses twice to give every device the same number.
 pub const ROWS_TWICE: &str = "data.rows_twice";
+/// A file has no column of queries or of positives, or two of one.
+pub const CONVERT_COLUMNS: &str = "convert.columns";
+/// A column that a conversion has no use for.
+pub const CONVERT_COLUMN_UNUSED: &str = "convert.column_unused";
+/// A row that cannot be converted.
+pub const CONVERT_ROW: &str = "convert.row";
+/// A query without a positive.
+pub const CONVERT_NO_POSITIVE: &str = "convert.no_positive";
+/// Scores that belong to no single passage, or to some passages of a row only.
+pub const CONVERT_SCORE_UNUSED: &str = "convert.score_unused";
+/// A judged query without a text.
+pub const CONVERT_UNKNOWN_QUERY: &str = "convert.unknown_query";
+/// A judged document that is not in the corpus.
+pub const CONVERT_UNKNOWN_DOCUMENT: &str = "convert.unknown_document";
+/// An id that names two texts.
+pub const CONVERT_REPEATED_ID: &str = "convert.repeated_id";
+/// Judgments, queries or a corpus without the others.
+pub const CONVERT_FILE_MISSING: &str = "convert.file_missing";
+/// Rows of one query that were too far apart to be joined.
+pub const CONVERT_GROUPS_BOUNDED: &str = "convert.groups_bounded";

@@ -51,10 +51,22 @@ pub struct LineSplitter {
     /// Where the current record began.
     start: (u64, u64),
     limit: usize,
+    brackets: Brackets,
     bom: bool,
     array: bool,
     crlf: u64,
     blank: u64,
+}
+
+/// What a `[` at the beginning of a file opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brackets {
+    /// One array of all records.
+    Array,
+    /// A list of texts, which is the record of the first line, if a text follows it on the line; else an array.
+    TextList,
+    /// Nothing: the file is plain lines.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +75,8 @@ enum State {
     Bom(usize),
     /// Only white space so far.
     Head,
+    /// After a bracket that opens an array or the first list.
+    Opened,
     /// JSON lines.
     Lines,
     /// Between two elements of an array.
@@ -99,10 +113,27 @@ impl LineSplitter {
             offset: 0,
             start: (1, 0),
             limit,
+            brackets: Brackets::Array,
             bom: false,
             array: false,
             crlf: 0,
             blank: 0,
+        }
+    }
+
+    /// A splitter for files whose lines may be lists of texts, as in `["query", "positive", "negative"]`.
+    pub fn for_text_lists(limit: usize) -> Self {
+        Self {
+            brackets: Brackets::TextList,
+            ..Self::new(limit)
+        }
+    }
+
+    /// A splitter for files of plain lines, which never are one array.
+    pub fn for_plain_lines(limit: usize) -> Self {
+        Self {
+            brackets: Brackets::Nothing,
+            ..Self::new(limit)
         }
     }
 
@@ -137,6 +168,7 @@ impl LineSplitter {
             let used = match self.state {
                 State::Bom(seen) => self.take_bom(seen, chunk),
                 State::Head => self.take_head(chunk),
+                State::Opened => self.take_opened(chunk),
                 State::Lines => self.take_lines(chunk, &mut found),
                 State::Between { .. } | State::Closed { .. } => self.take_between(chunk, &mut found),
                 State::Element { .. } => self.take_element(chunk, &mut found),
@@ -160,7 +192,7 @@ impl LineSplitter {
                     self.emit_line(&[], &mut found);
                 }
             }
-            State::Between { .. } => {
+            State::Between { .. } | State::Opened => {
                 self.complain("the array is not closed; the file may be cut off", &mut found);
             }
             State::Element { .. } => {
@@ -211,10 +243,15 @@ impl LineSplitter {
                     self.blank += 1;
                 }
                 b' ' | b'\t' | b'\r' => {}
-                b'[' => {
+                b'[' if self.brackets != Brackets::Nothing => {
+                    self.start = (self.number, self.offset + used as u64);
                     self.offset += used as u64 + 1;
-                    self.state = State::Between { after_comma: false };
                     self.array = true;
+                    self.state = if self.brackets == Brackets::Array {
+                        State::Between { after_comma: false }
+                    } else {
+                        State::Opened
+                    };
                     return used + 1;
                 }
                 _ => {
@@ -227,6 +264,24 @@ impl LineSplitter {
         }
         self.offset += chunk.len() as u64;
         chunk.len()
+    }
+
+    fn take_opened(&mut self, chunk: &[u8]) -> usize {
+        let blanks = chunk
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t'))
+            .count();
+        self.offset += blanks as u64;
+        match chunk.get(blanks) {
+            None => {}
+            Some(b'"') if self.brackets == Brackets::TextList => {
+                self.keep(b"[");
+                self.array = false;
+                self.state = State::Lines;
+            }
+            Some(_) => self.state = State::Between { after_comma: false },
+        }
+        blanks
     }
 
     fn take_lines(&mut self, chunk: &[u8], found: &mut impl FnMut(Found<'_>)) -> usize {
@@ -394,6 +449,16 @@ fn trim_end(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
+}
+
+/// Writes a record as one line. An element of an array may span lines; white space between its tokens is all that a line
+/// break can be.
+pub(super) fn one_line(out: &mut Vec<u8>, record: &[u8]) {
+    out.extend(record.iter().map(|byte| match byte {
+        b'\n' | b'\r' => b' ',
+        other => *other,
+    }));
+    out.push(b'\n');
 }
 
 #[cfg(test)]

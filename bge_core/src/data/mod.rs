@@ -9,9 +9,11 @@
 //! with the optional columns `pos_scores` and `neg_scores` (teacher scores), `prompt` (the row's own instruction), `type`
 //! (task type), `category`, `batch_size` and `train_group_size` (read from a file's first row in same-dataset mode).
 //! Bytes become lines ([`lines`]), lines records ([`record`]), files datasets ([`layout`]), datasets the batches of an
-//! epoch ([`plan`]) and rows groups ([`group`]). A [`session`] holds the same bytes against all [`rules`] for a [`report`].
+//! epoch ([`plan`]) and rows groups ([`group`]). What is no training data yet is made into some ([`convert`]), or mended ([`repair`]). A [`session`] holds the same bytes against all [`rules`] for a [`report`].
 
+pub(crate) mod beir;
 pub mod codes;
+pub mod convert;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod dataset;
 pub mod duplicates;
@@ -21,6 +23,7 @@ pub mod histogram;
 mod judge;
 pub mod layout;
 pub mod leaks;
+pub mod length;
 pub mod lines;
 mod parse;
 pub mod plan;

@@ -194,11 +194,16 @@ impl Bench {
 
     fn set_aside(&mut self, line: u64, reason: &str, bytes: &[u8], out: &mut Repaired) {
         self.report.quarantined += 1;
-        let text = String::from_utf8_lossy(bytes);
-        let row = json!({ "file": self.file, "line": line, "reason": reason, "text": text });
-        out.quarantine.extend_from_slice(row.to_string().as_bytes());
-        out.quarantine.push(b'\n');
+        quarantine(&mut out.quarantine, &self.file, line, reason, bytes);
     }
+}
+
+/// Writes a row that could not be used, with its place and the reason.
+pub(super) fn quarantine(out: &mut Vec<u8>, file: &str, line: u64, reason: &str, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let row = json!({ "file": file, "line": line, "reason": reason, "text": text });
+    out.extend_from_slice(row.to_string().as_bytes());
+    out.push(b'\n');
 }
 
 /// The codes of what was mended in a row.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::duplicates::fingerprint;
-use super::lines::{Found, LineSplitter};
+use super::lines::{Found, LineSplitter, one_line};
 use super::record::{RecordView, Slot};
 use crate::random::{Stream, key};
 
@@ -248,15 +248,7 @@ fn write(found: Found<'_>, dev: &[Option<bool>], row: &mut usize, out: &mut Side
     };
     *row += 1;
     if let Some(side) = side {
-        // An element of an array may span lines; white space between its tokens is all that a line break can be.
-        side.extend(line.bytes.iter().map(|byte| {
-            if *byte == b'\n' || *byte == b'\r' {
-                b' '
-            } else {
-                *byte
-            }
-        }));
-        side.push(b'\n');
+        one_line(side, line.bytes);
     }
 }
 

@@ -14,10 +14,9 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
-use super::findings::{Findings, first_error, shorten};
+use super::findings::{Findings, first_error};
 use super::lines::{find, for_each_line};
+use crate::data::beir::{looks_like_header, parse_json_judgment, parse_text, parse_tsv_judgment, shorten};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::issue::{Issue, Severity};
 
@@ -246,44 +245,6 @@ fn read_texts(file: &Path, with_title: bool, findings: &mut Findings) -> Result<
     Ok(texts)
 }
 
-fn parse_object(line: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(line) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err("each line must be a JSON object".to_owned()),
-        Err(error) => Err(format!("not valid JSON at column {}", error.column())),
-    }
-}
-
-/// An id under one of several names: text, or a whole number written out.
-fn take_id(object: &Map<String, Value>, names: &[&str]) -> Result<String, String> {
-    let found = names
-        .iter()
-        .find_map(|name| object.get(*name).map(|value| (name, value)));
-    match found {
-        None => Err(format!("`{}` is missing", names.join("` or `"))),
-        Some((_, Value::String(id))) if !id.is_empty() => Ok(id.clone()),
-        Some((_, Value::Number(id))) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
-        Some((name, _)) => Err(format!("`{name}` must be text that is not empty")),
-    }
-}
-
-fn parse_text(line: &str, with_title: bool) -> Result<(String, String), String> {
-    let object = parse_object(line)?;
-    let id = take_id(&object, &["_id", "id"])?;
-    let Some(Value::String(text)) = object.get("text") else {
-        return Err("`text` is missing or not text".to_owned());
-    };
-    if !with_title {
-        return Ok((id, text.clone()));
-    }
-    let joined = match object.get("title") {
-        None | Some(Value::Null) => text.trim().to_owned(),
-        Some(Value::String(title)) => format!("{title} {text}").trim().to_owned(),
-        Some(_) => return Err("`title` must be text".to_owned()),
-    };
-    Ok((id, joined))
-}
-
 /// One judgment and the line it came from.
 struct Judgment {
     score: f64,
@@ -352,49 +313,6 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
 
 fn has_extension(file: &Path, wanted: &str) -> bool {
     file.extension().is_some_and(|extension| extension == wanted)
-}
-
-/// A header names its columns: its last one is a word.
-fn looks_like_header(line: &str) -> bool {
-    line.split(['\t', ' '])
-        .next_back()
-        .is_some_and(|last| last.trim().starts_with(|c: char| c.is_alphabetic()))
-}
-
-/// `query document score`, or TREC's `query iteration document score`.
-fn parse_tsv_judgment(line: &str) -> Result<(String, String, f64), String> {
-    let columns: Vec<&str> = if line.contains('\t') {
-        line.split('\t').map(str::trim).collect()
-    } else {
-        line.split_whitespace().collect()
-    };
-    let (query, document, score) = match columns.as_slice() {
-        [query, document, score] | [query, _, document, score] => (*query, *document, *score),
-        other => {
-            return Err(format!(
-                "{} columns instead of three: query-id, corpus-id and score with tabs between",
-                other.len()
-            ));
-        }
-    };
-    if query.is_empty() || document.is_empty() {
-        return Err("an id is empty".to_owned());
-    }
-    match score.parse::<f64>() {
-        Ok(score) if score.is_finite() => Ok((query.to_owned(), document.to_owned(), score)),
-        _ => Err(format!("the score `{}` is not a number", shorten(score, 40))),
-    }
-}
-
-fn parse_json_judgment(line: &str) -> Result<(String, String, f64), String> {
-    let object = parse_object(line)?;
-    let query = take_id(&object, &["qid", "query-id", "query_id"])?;
-    let document = take_id(&object, &["docid", "corpus-id", "corpus_id", "doc_id"])?;
-    let score = object.get("relevance").or_else(|| object.get("score"));
-    match score.and_then(Value::as_f64) {
-        Some(score) if score.is_finite() => Ok((query, document, score)),
-        _ => Err("`relevance` must be a number".to_owned()),
-    }
 }
 
 /// Keeps the judged queries that have a right answer and reports what does not fit together.

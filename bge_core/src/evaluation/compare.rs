@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::beir::BeirFolder;
-use super::findings::shorten;
 use super::metrics::{Metric, MetricKey};
 use super::retrieval::Evaluation;
 use super::similarity::{Shift, SimilarityReport, embedding_shift, similarities};
 use super::statistics::{PairedEstimate, mean, paired_bootstrap};
 use super::verdict::{Evidence, Verdict};
+use crate::data::beir::shorten;
 use crate::error::{Result, bail};
 
 /// Characters of a text kept for lists.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::data::beir::shorten;
 use crate::error::{Error, ErrorKind};
 use crate::issue::{Issue, Severity};
 
@@ -90,14 +91,6 @@ impl Findings {
             }
         }));
         issues
-    }
-}
-
-/// At most `most` characters of a text, with an ellipsis where it was cut.
-pub(super) fn shorten(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default().trim_end()),
-        None => text.to_owned(),
     }
 }
 
