@@ -37,7 +37,7 @@ pub enum Precision {
 pub struct PlanOptions {
     /// Devices that share a batch.
     pub world_size: usize,
-    /// What the devices share out (`DeepSpeed`'s ZeRO): 0 nothing, 1 the optimizer, 2 also gradients, 3 also weights.
+    /// What the devices share out (`DeepSpeed`'s `ZeRO`): 0 nothing, 1 the optimizer, 2 also gradients, 3 also weights.
     pub zero_stage: u8,
     /// The numbers of a device.
     pub precision: Precision,

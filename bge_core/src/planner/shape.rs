@@ -20,7 +20,7 @@ pub struct ModelShape {
     pub intermediate_size: u64,
     /// Tokens that a text may have.
     pub max_tokens: u64,
-    /// Rows of the position table; RoBERTa's has two more than a text may have tokens.
+    /// Rows of the position table; that of `RoBERTa` has two more than a text may have tokens.
     pub max_position_embeddings: u64,
     /// Rows of the token-type table.
     pub type_vocab_size: u64,
@@ -64,7 +64,7 @@ pub struct Parameters {
 }
 
 impl ModelShape {
-    /// Reads a `config.json` of BERT, RoBERTa or XLM-RoBERTa.
+    /// Reads a `config.json` of `bert`, `roberta` or `xlm-roberta`.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |message: String| Error::new(ErrorKind::ModelFormat, message);
         let raw: Raw = serde_json::from_str(text)
