@@ -244,3 +244,70 @@ impl Lengths {
             .unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(name: &str, config: &FinetuneConfig, gib: u64) -> Option<Plan> {
+        let options = PlanOptions {
+            memory_bytes: Some(gib << 30),
+            ..PlanOptions::default()
+        };
+        let shape = ModelShape::preset(name)?;
+        Some(plan(&shape, Module::EncoderOnlyBase, config, None, &options))
+    }
+
+    #[test]
+    fn presets_have_as_many_weights_as_the_models_on_the_hub() {
+        let config = FinetuneConfig::default();
+        let weights = |name: &str| planned(name, &config, 64).map(|plan| plan.parameters.all);
+        // Counted by transformers' `num_parameters()`.
+        assert_eq!(weights("BAAI/bge-base-en-v1.5"), Some(109_482_240));
+        assert_eq!(weights("bge-large-en-v1.5"), Some(335_141_888));
+        assert_eq!(weights("BAAI/bge-m3/"), Some(567_754_752));
+        assert_eq!(weights("some/other-model"), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_gets_settings_that_do() {
+        let mut config = FinetuneConfig::default();
+        config.data.passage_max_len = 512;
+        let plan = planned("bge-base-en-v1.5", &config, 6).unwrap();
+        assert_eq!(plan.fits, Some(false));
+        let advice = plan.advice.unwrap();
+        assert_eq!(advice.settings["gradient_checkpointing"], true);
+        assert!(advice.total <= 6 << 30 && advice.total < plan.memory.total);
+        let hopeless = planned("bge-m3", &config, 2).unwrap().advice.unwrap();
+        assert!(hopeless.settings.is_empty() && hopeless.total > 2 << 30);
+    }
+
+    #[test]
+    fn measured_lengths_need_no_more_than_the_longest_allowed() {
+        let config = FinetuneConfig::default();
+        let shape = ModelShape::preset("bge-small-en-v1.5").unwrap();
+        let text = r#"{"queries":{"tokens":{"count":9,"mean":8.0,"p90":12,"max":20}},
+            "positives":{"tokens":{"count":9,"mean":60.0,"p90":100,"max":900}},"training":{"total_steps":7}}"#;
+        let data = DataOutline::parse(text).unwrap();
+        let options = PlanOptions::default();
+        let measured = plan(&shape, Module::EncoderOnlyBase, &config, Some(&data), &options);
+        let assumed = plan(&shape, Module::EncoderOnlyBase, &config, None, &options);
+        assert!(measured.lengths_measured && measured.total_steps == Some(7));
+        assert!(measured.memory.total < assumed.memory.total);
+        assert_eq!(assumed.fullest_batch.tokens, 8 * 32 + 64 * 128);
+        assert!(DataOutline::parse("[]").is_err());
+    }
+
+    #[test]
+    fn a_config_that_is_no_encoder_is_refused_by_its_field() {
+        let error = ModelShape::parse(r#"{"model_type":"llama"}"#).unwrap_err();
+        assert!(error.to_string().contains("config.json"));
+        let text = r#"{"model_type":"bert","vocab_size":0,"hidden_size":8,"num_hidden_layers":1,"num_attention_heads":1,"intermediate_size":8}"#;
+        assert!(
+            ModelShape::parse(text)
+                .unwrap_err()
+                .to_string()
+                .contains("vocab_size")
+        );
+    }
+}

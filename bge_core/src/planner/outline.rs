@@ -52,7 +52,10 @@ pub(super) struct Batches {
 impl DataOutline {
     /// Reads it from the report's JSON.
     pub fn parse(report: &str) -> Result<Self> {
-        serde_json::from_str(report).map_err(|error| {
+        // Read as an object first: serde takes a list for a struct, too.
+        let object: serde_json::Result<serde_json::Map<_, _>> = serde_json::from_str(report);
+        let outline = object.and_then(|object| serde_json::from_value(object.into()));
+        outline.map_err(|error| {
             Error::new(
                 ErrorKind::InvalidArgument,
                 "this is not a report of `bge validate --json`",
