@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["files"],
     &["config"],
     &["data"],
+    &["planner"],
     &["tokenize"],
     &["nn"],
     &["models"],

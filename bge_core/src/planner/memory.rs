@@ -1,6 +1,6 @@
 //! How much memory a device needs for its fullest batch.
 //!
-//! Counted from what the layers keep ([`crate::nn`], `models::bert`), not fitted: weights, their gradients and AdamW's two
+//! Counted from what the layers keep (`nn`, `models::bert`), not fitted: weights, their gradients and AdamW's two
 //! moments; what each layer keeps for the backward, or only its input with `gradient_checkpointing`; the largest set of
 //! gradients alive at once. `ZeRO` divides by the devices what a stage shares out, and half precision is counted as
 //! in Rajbhandari et al. 2020: 2 bytes for weights and gradients, 12 for the optimizer with its master weights.
