@@ -99,7 +99,7 @@ fn help_shows_every_flag_once() {
 
 fn bge_config(line: &str) -> (i32, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = command::run(&split_words(line).unwrap(), &mut out, &mut err);
+    let code = command::run(&split_words(line).unwrap(), &|_| Ok(None), &mut out, &mut err);
     (
         code,
         String::from_utf8(out).unwrap(),

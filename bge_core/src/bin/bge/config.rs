@@ -11,8 +11,11 @@ use bge_core::planner::Plan;
 use bge_core::{Issue, Severity};
 use serde_json::{Map, Value, json};
 
-use crate::plan::Request;
-use crate::validate::MakeCounter;
+/// Plans a run of finetune.
+pub(crate) type MakePlan = Box<dyn Fn(Module, &FinetuneConfig) -> Result<Plan, Issue>>;
+
+/// Takes `--plan` and its flags out of the words.
+pub(crate) type TakePlan<'a> = &'a dyn Fn(&mut Vec<String>) -> Outcome<Option<MakePlan>>;
 
 const USAGE: &str = "\
 usage: bge config schema  [--command COMMAND]    settings as JSON Schema
@@ -34,13 +37,8 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Runs `bge config` with the words behind it. Returns the exit code: 0, 1 where the output could not be written,
 /// 2 for wrong usage or settings.
-pub(crate) fn run(
-    args: &[String],
-    counter: MakeCounter<'_>,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> i32 {
-    match dispatch(args, counter, out, err) {
+pub(crate) fn run(args: &[String], take_plan: TakePlan<'_>, out: &mut dyn Write, err: &mut dyn Write) -> i32 {
+    match dispatch(args, take_plan, out, err) {
         Ok(code) => code,
         // A reader that went away, as `head` does, is no failure of ours.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -54,7 +52,7 @@ pub(crate) fn run(
 
 fn dispatch(
     args: &[String],
-    counter: MakeCounter<'_>,
+    take_plan: TakePlan<'_>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<i32> {
@@ -65,7 +63,7 @@ fn dispatch(
     let result = match action.as_str() {
         "schema" => schema(rest, out)?,
         "default" => default(rest, out)?,
-        "check" => return check(rest, counter, out, err),
+        "check" => return check(rest, take_plan, out, err),
         "render" => render(rest, out, err)?,
         "help" | "--help" | "-h" => {
             out.write_all(USAGE.as_bytes())?;
@@ -84,7 +82,7 @@ fn dispatch(
     }
 }
 
-type Outcome<T> = Result<T, Vec<Issue>>;
+pub(crate) type Outcome<T> = Result<T, Vec<Issue>>;
 
 fn problem(message: impl Into<String>) -> Issue {
     Issue::new("config.usage", Severity::Error, message)
@@ -401,18 +399,18 @@ fn check_pipeline(words: &[String]) -> Outcome<Vec<Issue>> {
 
 fn check(
     args: &[String],
-    counter: MakeCounter<'_>,
+    take_plan: TakePlan<'_>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<i32> {
     let mut words = args.to_vec();
     let as_json = config::take_switch(&mut words, "--json");
-    let (checked, plan) = match Request::take(&mut words) {
+    let (checked, plan) = match take_plan(&mut words) {
         Ok(None) => (
             take_command(&mut words).and_then(|command| (command.check)(words)),
             None,
         ),
-        Ok(Some(request)) => check_and_plan(&request, words, counter),
+        Ok(Some(make)) => check_and_plan(&make, words),
         Err(issues) => (Err(issues), None),
     };
     let (ok, issues) = match checked {
@@ -438,11 +436,7 @@ fn check(
 }
 
 /// What is to be said of the settings, and the plan, which needs no more than a model.
-fn check_and_plan(
-    request: &Request,
-    mut words: Vec<String>,
-    counter: MakeCounter<'_>,
-) -> (Outcome<Vec<Issue>>, Option<Plan>) {
+fn check_and_plan(make: &MakePlan, mut words: Vec<String>) -> (Outcome<Vec<Issue>>, Option<Plan>) {
     let load = || {
         let command = take_command(&mut words)?;
         if command.name != "finetune" {
@@ -455,7 +449,7 @@ fn check_and_plan(
         Ok(loaded) => loaded,
         Err(issues) => return (Err(issues), None),
     };
-    let (plan, unplanned) = match request.plan(module, &parsed.arguments, counter) {
+    let (plan, unplanned) = match make(module, &parsed.arguments) {
         Ok(plan) => (Some(plan), None),
         Err(issue) => (None, Some(issue)),
     };

@@ -70,7 +70,7 @@ fn run(args: &[String]) -> i32 {
         return 2;
     };
     match command.as_str() {
-        "config" => config::run(rest, &token_counter, &mut out, &mut err),
+        "config" => config::run(rest, &take_plan, &mut out, &mut err),
         "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
         "quickstart" => command::finish(quickstart::run(rest)),
@@ -103,4 +103,12 @@ fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<validate::C
     let folder = hub::resolve_model(name, &hub::HubOptions::default())?;
     let tokenizer = Tokenizer::open(folder)?;
     Ok(Some(Box::new(move |text| tokenizer.count(text).unwrap_or(0))))
+}
+
+/// Takes `--plan` and its flags out of the words of `bge config check`.
+fn take_plan(words: &mut Vec<String>) -> Result<Option<config::MakePlan>, Vec<bge_core::Issue>> {
+    let request = plan::Request::take(words)?;
+    Ok(request.map(|request| -> config::MakePlan {
+        Box::new(move |module, settings| request.plan(module, settings, &token_counter))
+    }))
 }
