@@ -45,6 +45,7 @@ pub mod template;
 #[cfg(not(target_arch = "wasm32"))]
 pub use dataset::Dataset;
 pub use group::TrainGroup;
+pub(crate) use parse::kind_of;
 pub use plan::{BatchPlan, EpochPlan, PlanInput};
 pub use record::TrainingRecord;
 pub use report::{DatasetReport, Verdict};

@@ -270,3 +270,16 @@ fn names_non_finite(bytes: &[u8], error: &serde_json::Error) -> bool {
             .any(|name| word.starts_with(name))
     })
 }
+
+/// What a JSON value is, for an error that says what was found.
+pub(crate) fn kind_of(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

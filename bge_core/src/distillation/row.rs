@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
+use crate::data::kind_of;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the lines of a file are.
@@ -115,15 +116,7 @@ fn texts(object: &Map<String, Value>, field: &str) -> Result<Option<Vec<String>>
 }
 
 fn wrong(field: &str, expected: &str, value: &Value) -> Error {
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    let message = format!("expected {expected}, found {kind}");
+    let message = format!("expected {expected}, found {}", kind_of(value));
     Error::new(ErrorKind::InvalidData, message).with_field(field)
 }
 

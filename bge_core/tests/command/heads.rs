@@ -6,18 +6,9 @@ use std::path::Path;
 use crate::case::{Case, copy, fixture, words};
 
 fn mine(name: &str, code: i32, more: &[&str], says: &[&str]) -> Case {
-    let base = [
-        "mine",
-        "--embedder_name_or_path",
-        "model",
-        "--input_file",
-        "data.jsonl",
-        "--output_file",
-        "out.jsonl",
-    ];
     Case::new(
         &format!("heads: mine, {name}"),
-        words(&[&base[..], more].concat()),
+        crate::mining::mine(more),
         code,
         says,
         |_| {},

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::case::{Case, bge, copy, fixture, words};
 
 /// A run that works: model `model`, rows `data.jsonl`, output `out.jsonl`.
-fn mine(more: &[&str]) -> Vec<String> {
+pub(crate) fn mine(more: &[&str]) -> Vec<String> {
     let base = [
         "mine",
         "--embedder_name_or_path",

@@ -4,6 +4,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use serde_json::Value;
 
 use super::columns::{Cells, Column, ColumnNames, KNOWN, Row, said};
+use crate::data::kind_of;
 
 /// A record, with every key that it has, twice if it is there twice.
 enum Record {
@@ -192,13 +193,5 @@ fn scores(name: &str, value: &Value) -> Result<Vec<f64>, String> {
 }
 
 fn wrong(name: &str, expected: &str, value: &Value) -> String {
-    let found = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    format!("`{name}` must be {expected}, found {found}")
+    format!("`{name}` must be {expected}, found {}", kind_of(value))
 }
