@@ -249,7 +249,6 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("ddp_broadcast_buffers", Takes::One, LAUNCHER),
     ignored("ddp_static_graph", Takes::One, LAUNCHER),
     ignored("ddp_backend", Takes::One, LAUNCHER),
-    ignored("ddp_timeout", Takes::One, LAUNCHER),
     ignored("xpu_backend", Takes::One, LAUNCHER),
     ignored("ray_scope", Takes::One, LAUNCHER),
     refused(

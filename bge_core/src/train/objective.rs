@@ -10,6 +10,7 @@ use super::embed::{Embedding, Measured};
 use super::heads::HeadsLearning;
 use super::rank::Ranking;
 use crate::config::TrainingArguments;
+use crate::distributed::Communicator;
 use crate::error::{Result, bail};
 use crate::loss::LossConfig;
 use crate::models::{
@@ -85,10 +86,11 @@ impl Objective {
         }
     }
 
-    /// Adds `weight` times the gradient of a micro-batch's loss, and returns the loss itself. `forwards` is the number of
-    /// micro-batches of the run before this one.
+    /// Adds `weight` times the gradient of this rank's share of a micro-batch's loss, and returns the share itself. `forwards`
+    /// is the number of micro-batches of the run before this one.
     pub(crate) fn accumulate(
         &self,
+        ranks: &dyn Communicator,
         batch: MicroBatch<'_>,
         weight: f64,
         dropout: Option<u64>,
@@ -97,13 +99,13 @@ impl Objective {
     ) -> Result<Measured> {
         match (self, batch) {
             (Self::Embedder { model, learning }, MicroBatch::Texts(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, grads)
+                learning.accumulate(ranks, model, batch, weight, dropout, grads)
             }
             (Self::M3 { model, learning }, MicroBatch::Texts(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, forwards, grads)
+                learning.accumulate(ranks, model, batch, weight, dropout, forwards, grads)
             }
             (Self::Reranker { model, learning }, MicroBatch::Pairs(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, grads)
+                learning.accumulate(ranks, model, batch, weight, dropout, grads)
             }
             (Self::Embedder { .. } | Self::M3 { .. }, MicroBatch::Pairs(_)) => {
                 bail!(InvalidArgument, "an embedder learns from texts, not from pairs")
@@ -153,6 +155,7 @@ fn embedding(arguments: &TrainingArguments) -> Embedding {
         loss: LossConfig::from(arguments),
         sub_batch_size: arguments.sub_batch_size,
         keep: keep(arguments),
+        cross_device: arguments.negatives_cross_device,
     }
 }
 
