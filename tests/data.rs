@@ -147,7 +147,7 @@ fn a_partial_batch_is_shared_and_the_same_on_any_number_of_ranks() {
     let input = input(&datasets, false, 4);
     let plan = EpochPlan::new(input).unwrap();
     let shares = [0, 1, 2, 3].map(|rank| plan.batch(1, rank).unwrap().rows.len());
-    assert_eq!(shares, [1, 1, 0, 0]);
+    assert_eq!(shares, [1, 0, 1, 0]);
     assert_eq!(
         input.usage(&datasets[0]),
         Usage {

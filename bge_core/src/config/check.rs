@@ -373,7 +373,12 @@ impl FinetuneConfig {
         }
         findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
-        findings.count("nproc_per_node", ranks, 1, MAX_RANKS);
+        findings.count(
+            "nproc_per_node",
+            training.nproc_per_node.unwrap_or(ranks),
+            1,
+            MAX_RANKS,
+        );
         if named > 1 && named != ranks {
             let message = format!("{named} devices are named for {ranks} ranks; give one of the two flags");
             findings.error("config.conflict", "nproc_per_node", message);

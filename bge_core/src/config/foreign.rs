@@ -206,7 +206,7 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored(
         "deepspeed",
         Takes::One,
-        "ZeRO spreads one model over several devices and this build runs on one; the learning rate follows Hugging \
+        "ZeRO spreads one model over several devices and here every rank holds all of it; the learning rate follows Hugging \
          Face's schedule, not DeepSpeed's logarithmic WarmupDecayLR, and biases and norms get no weight decay",
     ),
     refused(

@@ -244,7 +244,7 @@ impl<'a> EpochPlan<'a> {
         };
         let start = block.start as usize;
         let row = |at: usize| first + order.get(at).copied().map_or(0, RowId::from);
-        // The longer shares come first, so that rank 0 never goes without.
+        // Rounded up, so that rank 0 never goes without.
         let border = |rank: usize| start + (block.rows as usize * rank).div_ceil(self.input.world_size);
         let epoch_key = key(self.input.seed, Stream::EpochOrder, self.input.epoch);
         Ok(BatchPlan {

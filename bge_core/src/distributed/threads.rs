@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Communicator, block, check_lengths, even};
@@ -70,6 +71,13 @@ impl Failure {
     fn new(message: String) -> Self {
         let kind = ErrorKind::Distributed;
         Self { kind, message }
+    }
+
+    fn of(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            message: error.to_string(),
+        }
     }
 
     fn error(&self) -> Error {
@@ -150,17 +158,19 @@ impl ThreadGroup {
     ) -> Result<Vec<T>> {
         let mut ranks = Self::create(size, limit)?;
         let lead = ranks.remove(0);
+        let group = Arc::clone(&lead.group);
         let mut results: Vec<Option<T>> = ranks.iter().map(|_| None).collect();
         let peers: Vec<_> = ranks.into_iter().zip(&mut results).collect();
-        let work = &work;
+        // A rank that is gone is an error of its own, so that it says first why it goes.
+        let run = &|rank: &ThreadRank| work(rank).inspect_err(|error| rank.fail(&of_rank(rank.rank, error)));
         let first = together(
-            &lead,
+            &|error| group.fail(Failure::of(error)),
             peers,
             |(rank, result)| {
-                *result = Some(work(&rank)?);
+                *result = Some(run(&rank)?);
                 Ok(())
             },
-            || work(&lead),
+            move || run(&lead),
         )?;
         Ok(std::iter::once(first)
             .chain(results.into_iter().flatten())
@@ -170,9 +180,10 @@ impl ThreadGroup {
 
 /// Runs `follow` on a thread for each peer and `lead` on this one, and returns when all have ended.
 ///
-/// Whoever fails or panics ends the group, with the error of the one that failed first; `lead`'s own error comes first.
-pub fn together<C: Communicator + ?Sized, P: Send, T>(
-    ranks: &C,
+/// Where one fails or panics, `fail` is told and must end the others. The result is the error of the one that failed, and
+/// `lead`'s own where several did.
+pub fn together<P: Send, T>(
+    fail: &(dyn Fn(&Error) + Sync),
     peers: Vec<P>,
     follow: impl Fn(P) -> Result<()> + Sync,
     lead: impl FnOnce() -> Result<T>,
@@ -184,11 +195,11 @@ pub fn together<C: Communicator + ?Sized, P: Send, T>(
             .enumerate()
             .map(|(at, peer)| {
                 let run = move || {
-                    let guard = Guard { ranks, rank: at + 1 };
+                    let guard = Guard { fail, rank: at + 1 };
                     let result = follow(peer);
                     std::mem::forget(guard);
                     if let Err(error) = &result {
-                        ranks.fail(&of_rank(at + 1, error));
+                        fail(&of_rank(at + 1, error));
                     }
                     result
                 };
@@ -196,20 +207,20 @@ pub fn together<C: Communicator + ?Sized, P: Send, T>(
                 std::thread::Builder::new().name(name).spawn_scoped(scope, run)
             })
             .collect();
-        let guard = Guard { ranks, rank: 0 };
+        let guard = Guard { fail, rank: 0 };
         let all: std::io::Result<Vec<_>> = threads.into_iter().collect();
         let result = match all {
             Ok(threads) => {
                 let result = lead();
                 if let Err(error) = &result {
-                    ranks.fail(&of_rank(0, error));
+                    fail(&of_rank(0, error));
                 }
-                let ends: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+                let ends: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
                 first_error(result, ends)
             }
             Err(error) => {
                 let error = Error::new(ErrorKind::Distributed, "cannot start a thread").with_source(error);
-                ranks.fail(&error);
+                fail(&error);
                 Err(error)
             }
         };
@@ -219,15 +230,15 @@ pub fn together<C: Communicator + ?Sized, P: Send, T>(
 }
 
 /// Ends the group where a rank's thread unwinds.
-struct Guard<'a, C: Communicator + ?Sized> {
-    ranks: &'a C,
+struct Guard<'a> {
+    fail: &'a (dyn Fn(&Error) + Sync),
     rank: usize,
 }
 
-impl<C: Communicator + ?Sized> Drop for Guard<'_, C> {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let message = format!("rank {} panicked", self.rank);
-        self.ranks.fail(&Error::new(ErrorKind::Distributed, message));
+        (self.fail)(&Error::new(ErrorKind::Distributed, message));
     }
 }
 
@@ -458,10 +469,7 @@ impl Communicator for ThreadRank {
     }
 
     fn fail(&self, error: &Error) {
-        self.group.fail(Failure {
-            kind: error.kind(),
-            message: error.to_string(),
-        });
+        self.group.fail(Failure::of(error));
     }
 }
 

@@ -33,6 +33,17 @@ pub(crate) struct Embedding {
     pub(crate) cross_device: bool,
 }
 
+/// What a micro-batch is within the run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// What its gradient is multiplied by.
+    pub(crate) weight: f64,
+    /// The key of its dropout masks; none without dropout.
+    pub(crate) dropout: Option<u64>,
+    /// The micro-batches of the run before it.
+    pub(crate) forwards: u64,
+}
+
 /// What a micro-batch measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Measured {

@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 
 use super::batch::TrainBatch;
-use super::embed::{Embedding, Measured};
+use super::embed::{Embedding, Measured, Turn};
 use super::share::Share;
 use crate::config::TrainingArguments;
 use crate::distributed::Communicator;
@@ -61,8 +61,7 @@ impl HeadsLearning {
         }
     }
 
-    /// Adds `weight` times the gradient of this rank's share of the joined batch's loss, and returns the share itself.
-    /// `forwards` is the number of micro-batches before this one.
+    /// Adds the gradient of this rank's share of the joined batch's loss, and returns the share itself.
     ///
     /// With `unified_finetuning` the negatives are those of the own rank.
     pub(crate) fn accumulate(
@@ -70,11 +69,14 @@ impl HeadsLearning {
         ranks: &dyn Communicator,
         model: &M3,
         batch: &TrainBatch,
-        weight: f64,
-        dropout: Option<u64>,
-        forwards: u64,
+        turn: Turn,
         grads: &mut Gradients,
     ) -> Result<Measured> {
+        let Turn {
+            weight,
+            dropout,
+            forwards,
+        } = turn;
         if !self.unified {
             return self
                 .embedding

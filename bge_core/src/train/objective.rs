@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use super::batch::MicroBatch;
-use super::embed::{Embedding, Measured};
+use super::embed::{Embedding, Measured, Turn};
 use super::heads::HeadsLearning;
 use super::rank::Ranking;
 use crate::config::TrainingArguments;
@@ -86,23 +86,21 @@ impl Objective {
         }
     }
 
-    /// Adds `weight` times the gradient of this rank's share of a micro-batch's loss, and returns the share itself. `forwards`
-    /// is the number of micro-batches of the run before this one.
+    /// Adds the gradient of this rank's share of a micro-batch's loss, and returns the share itself.
     pub(crate) fn accumulate(
         &self,
         ranks: &dyn Communicator,
         batch: MicroBatch<'_>,
-        weight: f64,
-        dropout: Option<u64>,
-        forwards: u64,
+        turn: Turn,
         grads: &mut Gradients,
     ) -> Result<Measured> {
+        let Turn { weight, dropout, .. } = turn;
         match (self, batch) {
             (Self::Embedder { model, learning }, MicroBatch::Texts(batch)) => {
                 learning.accumulate(ranks, model, batch, weight, dropout, grads)
             }
             (Self::M3 { model, learning }, MicroBatch::Texts(batch)) => {
-                learning.accumulate(ranks, model, batch, weight, dropout, forwards, grads)
+                learning.accumulate(ranks, model, batch, turn, grads)
             }
             (Self::Reranker { model, learning }, MicroBatch::Pairs(batch)) => {
                 learning.accumulate(ranks, model, batch, weight, dropout, grads)

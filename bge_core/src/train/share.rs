@@ -30,17 +30,16 @@ impl Share {
     ) -> Result<Self> {
         let known = [queries, group_size, usize::from(scored)].map(|number| number as f64);
         let numbers = ranks.gather_numbers(&known)?;
-        let have: Vec<&[f64]> = numbers.chunks_exact(known.len()).collect();
-        let of_queries: Vec<usize> = have.iter().map(|rank| rank[0] as usize).collect();
-        let busy = || have.iter().filter(|rank| rank[0] > 0.0);
-        let Some(group) = busy().next().map(|rank| rank[1]) else {
+        let (have, _) = numbers.as_chunks::<3>();
+        let of_queries: Vec<usize> = have.iter().map(|[queries, ..]| *queries as usize).collect();
+        let busy = || have.iter().filter(|[queries, ..]| *queries > 0.0);
+        let Some(&[_, group, _]) = busy().next() else {
             bail!(InvalidArgument, "a batch has no queries");
         };
-        if let Some(other) = busy().find(|rank| rank[1] != group) {
+        if let Some([_, other, _]) = busy().find(|[_, other, _]| *other != group) {
             bail!(
                 InvalidArgument,
-                "the ranks have groups of {group} and {} passages in one batch",
-                other[1]
+                "the ranks have groups of {group} and {other} passages in one batch"
             );
         }
         Ok(Self {
@@ -49,7 +48,7 @@ impl Share {
             all: of_queries.iter().sum(),
             queries: of_queries,
             group_size: group as usize,
-            scored: busy().all(|rank| rank[2] > 0.0),
+            scored: busy().all(|[.., scored]| *scored > 0.0),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::MicroBatch;
+use super::embed::Turn;
 use super::objective::Objective;
 use super::reduce;
 use crate::config::TrainingArguments;
@@ -174,14 +175,14 @@ impl Stepper {
         for (index, batch) in batches.into_iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
-            let measured = self.objective.accumulate(
-                &*self.ranks,
-                batch,
-                share,
-                Some(dropout),
-                forwards + index as u64,
-                &mut self.gradients,
-            )?;
+            let turn = Turn {
+                weight: share,
+                dropout: Some(dropout),
+                forwards: forwards + index as u64,
+            };
+            let measured = self
+                .objective
+                .accumulate(&*self.ranks, batch, turn, &mut self.gradients)?;
             if !measured.loss.is_finite() && self.ranks.world_size() == 1 {
                 return Err(self.not_finite("loss", measured.loss));
             }

@@ -222,11 +222,16 @@ impl Trainer {
     pub fn run(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
         let ranks = Arc::clone(self.worker.stepper.ranks());
         let mut peers = std::mem::take(&mut self.peers);
-        let report = together(&*ranks, peers.iter_mut().collect(), Worker::follow, || {
-            let report = self.lead(callbacks)?;
-            self.worker.order(Order::End)?;
-            Ok(report)
-        });
+        let report = together(
+            &|error| ranks.fail(error),
+            peers.iter_mut().collect(),
+            Worker::follow,
+            || {
+                let report = self.lead(callbacks)?;
+                self.worker.order(Order::End)?;
+                Ok(report)
+            },
+        );
         self.peers = peers;
         report
     }
