@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["tokenize"],
     &["nn"],
     &["models"],
-    &["inference", "search", "loss", "optim"],
+    &["inference", "search", "loss", "optim", "distributed"],
     &["distillation", "evaluation", "mining"],
     &["train"],
     &["pipeline"],

@@ -16,6 +16,8 @@ mod beir;
 mod config;
 mod data;
 #[cfg(feature = "train")]
+mod devices;
+#[cfg(feature = "train")]
 mod evaluation;
 #[cfg(feature = "train")]
 mod gradients;

@@ -33,7 +33,7 @@ fn options(config: &bge_config) -> Outcome<ValidationOptions> {
     };
     Ok(ValidationOptions {
         module: *module,
-        world_size: settings.training.devices.len().max(1),
+        world_size: settings.training.world_size(),
         data: settings.data.clone(),
         training: settings.training.clone(),
         ..ValidationOptions::default()

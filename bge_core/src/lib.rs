@@ -31,7 +31,7 @@
 //!
 //! What runs a model needs the feature `model`: `tokenize`, `nn` (layers with a hand-written backward), `models` (BERT and
 //! XLM-RoBERTa, their folders), `inference` (texts to vectors) and `evaluation` (retrieval metrics, before against after).
-//! What changes a model needs `train`: `loss`, `optim` and `train`. `hub` fetches models by name, and `cli`
+//! What changes a model needs `train`: `loss`, `optim`, `distributed` (ranks that train together) and `train`. `hub` fetches models by name, and `cli`
 //! builds the `bge` command. `train` and `cli` are on unless switched off.
 //!
 //! # What holds everywhere
@@ -46,6 +46,8 @@ pub mod config;
 pub mod data;
 #[cfg(feature = "model")]
 pub mod distillation;
+#[cfg(feature = "train")]
+pub mod distributed;
 pub mod error;
 #[cfg(feature = "model")]
 pub mod evaluation;

@@ -38,7 +38,7 @@ impl Validator {
         }
         let options = ValidationOptions {
             module,
-            world_size: config.training.devices.len().max(1),
+            world_size: config.training.world_size(),
             data: config.data,
             training: config.training,
             ..ValidationOptions::default()

@@ -204,7 +204,11 @@ fn what_this_build_cannot_do_is_refused_or_said() {
         "config.unsupported",
     );
     refused("--devices cuda:0", "devices", "config.unsupported");
-    refused("--devices cpu cpu", "devices", "config.unsupported");
+    refused(
+        "--devices cpu cpu --nproc_per_node 3",
+        "nproc_per_node",
+        "config.conflict",
+    );
     refused("--fp16 --bf16", "bf16", "config.conflict");
     refused(
         "--resume_from_checkpoint False",

@@ -153,11 +153,16 @@ impl Findings {
                 self.error("config.unsupported", "devices", message);
             }
         }
+    }
+
+    /// Refuses devices that this build does not have, and more than one.
+    pub(super) fn device(&mut self, devices: &[String]) {
+        self.devices(devices);
         if devices.len() > 1 {
             self.error(
                 "config.unsupported",
                 "devices",
-                "this build computes on one device; name it once",
+                "this command computes on one device; name it once",
             );
         }
     }
@@ -207,6 +212,11 @@ pub(super) fn normalize<A: Arguments>(arguments: &mut A) {
 pub(super) const MAX_LENGTH: usize = 1 << 20;
 /// Larger batches and groups are typing mistakes, and their products would overflow.
 pub(super) const MAX_BATCH: usize = 1 << 20;
+
+/// More ranks than this are a typing mistake on one machine.
+const MAX_RANKS: usize = 1024;
+/// A year.
+const MAX_SECONDS: usize = 366 * 24 * 3600;
 
 impl FinetuneConfig {
     /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at.
@@ -362,6 +372,18 @@ impl FinetuneConfig {
             findings.precision(("fp16", training.fp16), ("bf16", training.bf16));
         }
         findings.devices(&training.devices);
+        let (named, ranks) = (training.devices.len(), training.world_size());
+        findings.count(
+            "nproc_per_node",
+            training.nproc_per_node.unwrap_or(ranks),
+            1,
+            MAX_RANKS,
+        );
+        if named > 1 && named != ranks {
+            let message = format!("{named} devices are named for {ranks} ranks; give one of the two flags");
+            findings.error("config.conflict", "nproc_per_node", message);
+        }
+        findings.count("ddp_timeout", training.ddp_timeout, 1, MAX_SECONDS);
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
             findings.count("sub_batch_size", size, 1, MAX_BATCH);

@@ -206,7 +206,7 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored(
         "deepspeed",
         Takes::One,
-        "ZeRO spreads one model over several devices and this build runs on one; the learning rate follows Hugging \
+        "ZeRO spreads one model over several devices and here every rank holds all of it; the learning rate follows Hugging \
          Face's schedule, not DeepSpeed's logarithmic WarmupDecayLR, and biases and norms get no weight decay",
     ),
     refused(
@@ -249,7 +249,6 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("ddp_broadcast_buffers", Takes::One, LAUNCHER),
     ignored("ddp_static_graph", Takes::One, LAUNCHER),
     ignored("ddp_backend", Takes::One, LAUNCHER),
-    ignored("ddp_timeout", Takes::One, LAUNCHER),
     ignored("xpu_backend", Takes::One, LAUNCHER),
     ignored("ray_scope", Takes::One, LAUNCHER),
     refused(

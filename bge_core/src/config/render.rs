@@ -45,12 +45,14 @@ impl FinetuneConfig {
     /// The command that trains the same in FlagEmbedding (with transformers 4, whose flags it uses).
     fn to_flagembedding(&self, module: Module) -> String {
         let mut upstream = self.clone();
+        // The launcher has it.
+        upstream.training.nproc_per_node = None;
         let mut left_out = Vec::new();
         let defaults = Self::default();
         // Upstream has no evaluation, and its Trainer refuses an eval_strategy without data.
         for field in Self::fields()
             .iter()
-            .filter(|field| field.ours || field.group == "evaluation")
+            .filter(|field| (field.ours && field.name != "nproc_per_node") || field.group == "evaluation")
         {
             if upstream.get(field.name) != defaults.get(field.name) {
                 left_out.push(field.name);
@@ -75,7 +77,7 @@ impl FinetuneConfig {
                 left_out.join(", ")
             );
         }
-        let processes = self.training.devices.len().max(1);
+        let processes = self.training.world_size();
         let mut words = vec![
             vec![
                 "torchrun".to_owned(),
@@ -109,7 +111,7 @@ impl FinetuneConfig {
         let accumulation = training.gradient_accumulation_steps;
         let batch = micro
             .saturating_mul(accumulation)
-            .saturating_mul(training.devices.len().max(1));
+            .saturating_mul(training.world_size());
         let mut file = json!({
             "zero_optimization": { "stage": 0 },
             "fp16": {

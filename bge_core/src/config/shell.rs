@@ -66,8 +66,8 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
     let processes = processes(launcher);
     if let Some(processes) = processes.filter(|processes| *processes > 1) {
         let message = format!(
-            "the launcher starts {processes} processes and bge is one: a step sees \
-             per_device_train_batch_size queries, not {processes} times as many"
+            "the launcher starts {processes} processes and bge is one; `--nproc_per_node {processes}` makes it \
+             as many ranks, without it a step sees per_device_train_batch_size queries, not {processes} times as many"
         );
         config
             .warnings

@@ -101,11 +101,17 @@ arguments! {
         dataloader_drop_last: bool = false;
         /// Worker processes of upstream's loader. Batches are made by the threads of this process, so it changes nothing.
         dataloader_num_workers: usize = 0;
-        /// The devices to train on; all there are if not given.
+        /// The devices to train on, one rank on each: `cpu cpu` is two ranks that share the processor. One if not given.
         devices: Vec<String> = Vec::new(), ours;
+        /// The ranks that share a step, as torchrun's flag: each takes `per_device_train_batch_size` queries and a part of the
+        /// processor's threads. The number of `devices` if not given.
+        nproc_per_node: Option<usize> = None, ours;
+        /// Seconds that a rank waits for another before all end with an error.
+        ddp_timeout: usize = 1800;
 
         ["loss"]
-        /// Use the passages of all devices as negatives. With one device it changes nothing.
+        /// Use the passages of all ranks as negatives: the update is that of one device with the joined batch (upstream's
+        /// gradient is a fraction of it). With one rank it changes nothing.
         negatives_cross_device: bool = false;
         /// Every score is divided by it before the softmax.
         temperature: f64 = 0.02;
@@ -140,5 +146,12 @@ arguments! {
         "activation_checkpointing" => "gradient_checkpointing",
         "evaluation_strategy" => "eval_strategy",
         "per_gpu_train_batch_size" => "per_device_train_batch_size",
+    }
+}
+
+impl TrainingArguments {
+    /// The number of ranks that share a step.
+    pub fn world_size(&self) -> usize {
+        self.nproc_per_node.unwrap_or(self.devices.len()).max(1)
     }
 }

@@ -108,8 +108,6 @@ pub const FILES_DROPPED: &str = "data.files_dropped";
 pub const DATASET_SMALL: &str = "data.dataset_small";
 /// Rows that an epoch does not use.
 pub const ROWS_LEFT_OUT: &str = "data.rows_left_out";
-/// Rows that an epoch uses twice to give every device the same number.
-pub const ROWS_TWICE: &str = "data.rows_twice";
 /// A file has no column of queries or of positives, or two of one.
 pub const CONVERT_COLUMNS: &str = "convert.columns";
 /// A column that a conversion has no use for.

@@ -1,7 +1,10 @@
 //! The order of an epoch: which rows form which batch, as a pure function of seed, epoch, sizes and world size.
 //!
-//! Plain mode: one permutation of all rows, cut into global batches of `batch_size` × world size; the last, partial one is
-//! kept (with several ranks it is filled up with the first rows of the epoch) unless `dataloader_drop_last`.
+//! A global batch has `batch_size` × world size rows, and the ranks share it. The order of the rows depends on that product alone:
+//! two ranks with batches of 4 train on the same global batches as one rank with batches of 8.
+//!
+//! Plain mode: one permutation of all rows, cut into global batches; the last, partial one is kept unless
+//! `dataloader_drop_last`. The ranks share it as evenly as they can, and some may get nothing of it.
 //! Same-dataset mode: each dataset is permuted and cut into blocks, and the blocks of all datasets are shuffled. As in
 //! FlagEmbedding the rows after a dataset's last whole block sit out the epoch (others in the next one), but a dataset
 //! smaller than one block is kept as one smaller batch. [`EpochPlan::notes`] says what is left out.
@@ -68,8 +71,8 @@ struct Block {
     dataset: u32,
     /// Position of its first row in the dataset's order.
     start: u32,
-    /// Rows of each rank; the order is read in a circle where a block goes over its end.
-    per_rank: u32,
+    /// Rows of all ranks together.
+    rows: u32,
 }
 
 /// What one epoch does with one dataset.
@@ -79,10 +82,8 @@ pub struct Usage {
     pub batches: u64,
     /// Rows that no batch uses in this epoch.
     pub left_out: u64,
-    /// Row visits that only fill up a batch.
-    pub repeated: u64,
-    /// Queries per rank in the last batch, less than the others where it is partial.
-    pub last_per_rank: u64,
+    /// Rows of the last batch, of all ranks together; less than in the others where it is partial.
+    pub last: u64,
 }
 
 impl PlanInput<'_> {
@@ -91,25 +92,17 @@ impl PlanInput<'_> {
         let (world, batch) = (self.world_size.max(1) as u64, dataset.batch_size.max(1) as u64);
         let block = batch * world;
         let (whole, rest) = (dataset.rows / block, dataset.rows % block);
-        let whole_only = Usage {
-            batches: whole,
-            left_out: rest,
-            repeated: 0,
-            last_per_rank: batch,
-        };
         if rest == 0 || self.drop_last || (self.same_dataset && whole > 0) {
-            return whole_only;
+            return Usage {
+                batches: whole,
+                left_out: rest,
+                last: block,
+            };
         }
-        let per_rank = match (world, self.same_dataset) {
-            (1, _) => rest,
-            (_, true) => rest.div_ceil(world),
-            (_, false) => batch,
-        };
         Usage {
             batches: whole + 1,
             left_out: 0,
-            repeated: per_rank * world - rest,
-            last_per_rank: per_rank,
+            last: rest,
         }
     }
 
@@ -121,7 +114,7 @@ impl PlanInput<'_> {
             .sum()
     }
 
-    /// What an epoch leaves out, uses twice or makes smaller; the rows concerned differ from epoch to epoch.
+    /// What an epoch leaves out or makes smaller; the rows concerned differ from epoch to epoch.
     pub fn notes(&self) -> Vec<Issue> {
         let mut notes = Vec::new();
         for dataset in self.datasets {
@@ -152,22 +145,12 @@ impl PlanInput<'_> {
                     ),
                 );
             }
-            if self.same_dataset && usage.batches == 1 && usage.last_per_rank < dataset.batch_size as u64 {
+            if self.same_dataset && usage.batches == 1 && usage.last < block {
                 note(
                     codes::DATASET_SMALL,
                     Severity::Info,
                     format!(
                         "{name}: its {rows} rows do not fill one batch of {block} and train as one smaller batch"
-                    ),
-                );
-            }
-            if usage.repeated > 0 {
-                note(
-                    codes::ROWS_TWICE,
-                    Severity::Info,
-                    format!(
-                        "{name}: {} of {rows} rows are used twice to give {} ranks equal batches",
-                        usage.repeated, self.world_size
                     ),
                 );
             }
@@ -201,13 +184,13 @@ impl<'a> EpochPlan<'a> {
             let mut order: Vec<u32> = (0..rows).collect();
             Draws::new(key(epoch_key, Stream::EpochOrder, index as u64 + 1)).shuffle(&mut order);
             let usage = input.usage(dataset);
-            let whole = dataset.batch_size as u64;
+            let whole = dataset.batch_size as u64 * input.world_size as u64;
             for batch in 0..usage.batches {
                 let last = batch + 1 == usage.batches;
                 blocks.push(Block {
                     dataset: index as u32,
-                    start: (batch * whole * input.world_size as u64) as u32,
-                    per_rank: if last { usage.last_per_rank } else { whole } as u32,
+                    start: (batch * whole) as u32,
+                    rows: if last { usage.last } else { whole } as u32,
                 });
             }
             orders.push((first, order));
@@ -259,13 +242,13 @@ impl<'a> EpochPlan<'a> {
                 self.blocks.len()
             );
         };
-        let per_rank = block.per_rank as usize;
         let start = block.start as usize;
-        let row = |at: usize| first + order.get(at % order.len().max(1)).copied().map_or(0, RowId::from);
-        let own = start + rank * per_rank;
+        let row = |at: usize| first + order.get(at).copied().map_or(0, RowId::from);
+        // Rounded up, so that rank 0 never goes without.
+        let border = |rank: usize| start + (block.rows as usize * rank).div_ceil(self.input.world_size);
         let epoch_key = key(self.input.seed, Stream::EpochOrder, self.input.epoch);
         Ok(BatchPlan {
-            rows: (own..own + per_rank).map(row).collect(),
+            rows: (border(rank)..border(rank + 1)).map(row).collect(),
             first: row(start),
             dataset,
             no_in_batch_neg: shape.no_in_batch_neg,

@@ -111,7 +111,21 @@ pub struct LossPart {
 ///
 /// Shapes that do not fit are an error. A NaN or an infinity in the vectors makes the total not finite.
 pub fn contrastive(config: &LossConfig, inputs: &LossInputs<'_>) -> Result<LossOutput> {
-    let width = check_shapes(inputs)?;
+    let queries = inputs.queries.dims2()?.0;
+    check_passages(inputs, queries)?;
+    contrastive_share(config, inputs, 0)
+}
+
+/// The same for one rank's queries among the passages of all: query `i` owns the passages `(first_query + i) * G ..`.
+///
+/// The loss is the mean over the queries given. Weighted by their numbers, the losses of all ranks and their gradients add up
+/// to those of the joined batch.
+pub fn contrastive_share(
+    config: &LossConfig,
+    inputs: &LossInputs<'_>,
+    first_query: usize,
+) -> Result<LossOutput> {
+    let width = check_shapes(inputs, first_query)?;
     let teacher = inputs
         .teacher_scores
         .map(|scores| -> Result<Tensor> { Ok(ops::softmax(&scores.detach().to_dtype(DType::F32)?)?) })
@@ -136,7 +150,8 @@ pub fn contrastive(config: &LossConfig, inputs: &LossInputs<'_>) -> Result<LossO
         // Dividing the queries by the temperature divides the scores, at 1/P of the work.
         let queries = (vectors(&queries)? / config.temperature)?;
         let passages = vectors(&passages)?;
-        let scores = Scores::new(&queries, &passages, inputs.group_size, 0, !inputs.no_in_batch_neg)?;
+        let in_batch = !inputs.no_in_batch_neg;
+        let scores = Scores::new(&queries, &passages, inputs.group_size, first_query, in_batch)?;
         let mut loss = None;
         for (name, term) in terms(&scores, teacher.as_ref(), config.kd_loss_type)? {
             parts.push(LossPart {
@@ -182,11 +197,10 @@ fn terms(scores: &Scores, teacher: Option<&Tensor>, kind: KdLossType) -> Result<
     })
 }
 
-/// Refuses shapes that do not fit each other; returns the width D.
-fn check_shapes(inputs: &LossInputs<'_>) -> Result<usize> {
-    let (queries, width) = inputs.queries.dims2()?;
-    let expected = [queries * inputs.group_size, width];
-    if queries == 0 || width == 0 || inputs.group_size == 0 || inputs.passages.dims() != expected {
+/// Refuses passages that are not the groups of `queries` queries.
+fn check_passages(inputs: &LossInputs<'_>, queries: usize) -> Result<()> {
+    let expected = [queries * inputs.group_size, inputs.queries.dims2()?.1];
+    if inputs.passages.dims() != expected {
         bail!(
             InvalidArgument,
             "queries of shape {:?} in groups of {} need passages of shape {expected:?}, got {:?}",
@@ -195,6 +209,26 @@ fn check_shapes(inputs: &LossInputs<'_>) -> Result<usize> {
             inputs.passages.dims()
         );
     }
+    Ok(())
+}
+
+/// Refuses shapes that do not fit each other; returns the width D.
+fn check_shapes(inputs: &LossInputs<'_>, first_query: usize) -> Result<usize> {
+    let (queries, width) = inputs.queries.dims2()?;
+    let groups = inputs
+        .passages
+        .dim(0)?
+        .checked_div(inputs.group_size)
+        .unwrap_or(0);
+    if queries == 0 || width == 0 || inputs.group_size == 0 {
+        bail!(
+            InvalidArgument,
+            "queries of shape {:?} in groups of {} have no loss",
+            inputs.queries.dims(),
+            inputs.group_size
+        );
+    }
+    check_passages(inputs, groups.max(first_query + queries))?;
     if let Some(teacher) = inputs.teacher_scores
         && teacher.dims() != [queries, inputs.group_size]
     {

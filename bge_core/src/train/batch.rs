@@ -1,5 +1,7 @@
 //! One micro-batch as the training step takes it.
 
+use super::share::Share;
+use crate::distributed::Communicator;
 use crate::error::{Result, bail};
 use crate::models::{Batch, EncoderConfig};
 use crate::tokenize::TokenBatch;
@@ -44,15 +46,35 @@ impl TrainBatch {
         self.queries.total_tokens() + self.passages.total_tokens()
     }
 
+    /// What of the joined batch this is; a rank among several may have nothing.
+    pub(crate) fn share(&self, ranks: &dyn Communicator) -> Result<Share> {
+        let nothing = self.queries.is_empty() && self.passages.is_empty();
+        let group_size = if nothing && ranks.world_size() > 1 {
+            0
+        } else {
+            self.group_size()?
+        };
+        Share::of(
+            ranks,
+            self.queries.len(),
+            group_size,
+            self.teacher_scores.is_some(),
+        )
+    }
+
     /// All texts, queries first, in chunks of at most `texts` texts.
-    pub(crate) fn chunks(&self, config: &EncoderConfig, texts: Option<usize>) -> Result<Vec<Batch>> {
+    pub(crate) fn chunks(
+        &self,
+        config: &EncoderConfig,
+        texts: Option<usize>,
+        share: &Share,
+    ) -> Result<Vec<Batch>> {
         let all = self.queries.len() + self.passages.len();
-        chunks(config, all, texts.unwrap_or(all), |text| {
-            match text.checked_sub(self.queries.len()) {
-                None => (&self.queries, text),
-                Some(index) => (&self.passages, index),
-            }
-        })
+        let find = |text: usize| match text.checked_sub(self.queries.len()) {
+            None => (&self.queries, text),
+            Some(index) => (&self.passages, index),
+        };
+        chunks(config, all, texts.unwrap_or(all), find, |text| share.text(text))
     }
 }
 
@@ -89,13 +111,29 @@ impl PairBatch {
         Ok(pairs / group)
     }
 
+    /// What of the joined batch this is; a rank among several may have nothing.
+    pub(crate) fn share(&self, ranks: &dyn Communicator) -> Result<Share> {
+        let queries = if self.pairs.is_empty() && ranks.world_size() > 1 {
+            0
+        } else {
+            self.queries()?
+        };
+        Share::of(ranks, queries, self.group_size, self.teacher_scores.is_some())
+    }
+
     /// The pairs in chunks of whole groups: as many as `pairs` holds, and at least one.
-    pub(crate) fn chunks(&self, config: &EncoderConfig, pairs: Option<usize>) -> Result<Vec<Batch>> {
+    pub(crate) fn chunks(
+        &self,
+        config: &EncoderConfig,
+        pairs: Option<usize>,
+        share: &Share,
+    ) -> Result<Vec<Batch>> {
         let all = self.pairs.len();
         let groups = pairs.map_or(all, |pairs| {
             (pairs / self.group_size.max(1)).max(1) * self.group_size
         });
-        chunks(config, all, groups, |pair| (&self.pairs, pair))
+        let find = |pair: usize| (&self.pairs, pair);
+        chunks(config, all, groups, find, |pair| share.pair(pair))
     }
 }
 
@@ -137,13 +175,14 @@ pub(crate) enum Batches {
     Pairs(Vec<PairBatch>),
 }
 
-/// `all` texts in chunks of at most `size`; `find` says where a text is. A text keeps its number in the batch, so that
-/// its dropout masks do not depend on the chunks.
+/// `all` texts in chunks of at most `size`; `find` says where a text is, and `number` which one of the joined batch it is, so
+/// that its dropout masks depend neither on the chunks nor on the ranks.
 fn chunks<'a>(
     config: &EncoderConfig,
     all: usize,
     size: usize,
     find: impl Fn(usize) -> (&'a TokenBatch, usize),
+    number: impl Fn(usize) -> u64,
 ) -> Result<Vec<Batch>> {
     let size = size.max(1);
     (0..all)
@@ -161,7 +200,7 @@ fn chunks<'a>(
                 }
                 offsets.push(ids.len() as u32);
             }
-            Batch::new(config, &ids, &types, &offsets, start as u64..end as u64)
+            Batch::new(config, &ids, &types, &offsets, (start..end).map(&number))
         })
         .collect()
 }

@@ -4,15 +4,21 @@
 //! their gradients, and the encoder takes these back. With `sub_batch_size` the encoder runs twice over one
 //! sub-batch at a time (Gao et al. 2021): first for the vectors alone, then, when their gradients are known, keeping
 //! what the backward needs. Dropout masks are keyed, so both passes see the same network.
+//!
+//! With `negatives_cross_device` the ranks give each other their passages' vectors. Each computes the loss of its own queries
+//! against all passages and gives back the gradients of those that are not its own, so that the sum over the ranks is the gradient
+//! of one rank with the joined batch.
 
 use candle_core::{Tensor, Var};
 
 use super::batch::TrainBatch;
+use super::share::Share;
 use crate::config::PoolingMethod;
+use crate::distributed::Communicator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loss::{LossConfig, LossInputs, contrastive};
+use crate::loss::{LossConfig, LossInputs, LossOutput, contrastive, contrastive_share};
 use crate::models::{Batch, Bert, BertRecord, Keep};
-use crate::nn::Gradients;
+use crate::nn::{Gradients, read, tensor};
 
 /// How a micro-batch becomes gradients.
 #[derive(Clone, Debug)]
@@ -23,6 +29,19 @@ pub(crate) struct Embedding {
     pub(crate) sub_batch_size: Option<usize>,
     /// What a forward with gradients keeps: everything, or the inputs of the layers (`gradient_checkpointing`).
     pub(crate) keep: Keep,
+    /// Whether the passages of all ranks are negatives.
+    pub(crate) cross_device: bool,
+}
+
+/// What a micro-batch is within the run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// What its gradient is multiplied by.
+    pub(crate) weight: f64,
+    /// The key of its dropout masks; none without dropout.
+    pub(crate) dropout: Option<u64>,
+    /// The micro-batches of the run before it.
+    pub(crate) forwards: u64,
 }
 
 /// What a micro-batch measured.
@@ -33,16 +52,18 @@ pub(crate) struct Measured {
 }
 
 impl Embedding {
-    /// Adds `weight` times the gradient of the batch's loss, and returns the loss itself.
+    /// Adds `weight` times the gradient of this rank's share of the joined batch's loss, and returns the share itself.
     pub(crate) fn accumulate(
         &self,
+        ranks: &dyn Communicator,
         model: &Bert,
         batch: &TrainBatch,
         weight: f64,
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<Measured> {
-        let chunks = batch.chunks(model.config(), self.sub_batch_size)?;
+        let share = batch.share(ranks)?;
+        let chunks = batch.chunks(model.config(), self.sub_batch_size, &share)?;
         let alone = chunks.len() == 1;
         let mut vectors = Vec::with_capacity(chunks.len());
         let mut kept: Option<BertRecord> = None;
@@ -52,7 +73,21 @@ impl Embedding {
             kept = record;
             vectors.push(part);
         }
-        let (measured, gradients) = self.loss(batch, &Tensor::cat(&vectors, 0)?, weight)?;
+        let width = model.config().hidden_size;
+        let joined = if vectors.is_empty() {
+            None
+        } else {
+            Some(Tensor::cat(&vectors, 0)?)
+        };
+        let crossing = self.cross_device && !batch.no_in_batch_neg && ranks.world_size() > 1;
+        let found = match (crossing, &joined) {
+            (true, vectors) => self.loss_across(ranks, &share, batch, vectors.as_ref(), width, weight)?,
+            (false, Some(vectors)) => Some(self.loss(&share, batch, vectors, weight)?),
+            (false, None) => None,
+        };
+        let Some((measured, gradients)) = found else {
+            return Ok(Measured::default()); // this rank has no part in the batch
+        };
         drop(vectors);
         if !measured.loss.is_finite() {
             return Ok(measured); // the caller stops; there is no gradient worth computing
@@ -75,15 +110,17 @@ impl Embedding {
         record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))
     }
 
-    /// The loss of the vectors `[Q + Q * G, D]`, and its gradient times `weight`.
-    fn loss(&self, batch: &TrainBatch, vectors: &Tensor, weight: f64) -> Result<(Measured, Tensor)> {
-        let (queries, group_size) = (batch.queries.len(), batch.group_size()?);
+    /// The share of the loss of the vectors `[Q + Q * G, D]`, and its gradient times `weight`.
+    fn loss(
+        &self,
+        share: &Share,
+        batch: &TrainBatch,
+        vectors: &Tensor,
+        weight: f64,
+    ) -> Result<(Measured, Tensor)> {
+        let (queries, group_size) = (share.own, share.group_size);
         let leaf = Var::from_tensor(vectors)?;
-        let teacher = batch
-            .teacher_scores
-            .as_ref()
-            .map(|scores| Tensor::from_slice(scores, (queries, group_size), vectors.device()))
-            .transpose()?;
+        let teacher = teacher(share, batch)?;
         let inputs = LossInputs {
             queries: &leaf.narrow(0, 0, queries)?,
             passages: &leaf.narrow(0, queries, queries * group_size)?,
@@ -92,15 +129,74 @@ impl Embedding {
             teacher_scores: teacher.as_ref(),
         };
         let output = contrastive(&self.loss, &inputs)?;
-        let measured = Measured {
-            loss: f64::from(output.total.to_scalar::<f32>()?),
-            accuracy: f64::from(output.accuracy.to_scalar::<f32>()?),
-        };
-        let store = (output.total * weight)?.backward()?;
+        let measured = measure(share, &output)?;
+        let store = (output.total * (weight * share.weight()))?.backward()?;
         let gradient = match store.get(leaf.as_tensor()) {
             Some(gradient) => gradient.contiguous()?,
             None => vectors.zeros_like()?, // a loss of one candidate is constant
         };
         Ok((measured, gradient))
     }
+
+    /// The same where the passages of all ranks are negatives: every rank takes part, also one without vectors.
+    fn loss_across(
+        &self,
+        ranks: &dyn Communicator,
+        share: &Share,
+        batch: &TrainBatch,
+        vectors: Option<&Tensor>,
+        width: usize,
+        weight: f64,
+    ) -> Result<Option<(Measured, Tensor)>> {
+        let (own, group_size) = (share.own, share.group_size);
+        let lengths = share.passage_floats(width);
+        let all = {
+            let own_floats = vectors.map(read).transpose()?;
+            let passages = own_floats.as_deref().map_or(&[][..], |rows| &rows[own * width..]);
+            ranks.all_gather(passages, &lengths)?
+        };
+        let Some(vectors) = vectors else {
+            let nothing = vec![0.0; all.len()];
+            ranks.reduce_scatter(&nothing, &lengths)?;
+            return Ok(None);
+        };
+        let queries = Var::from_tensor(&vectors.narrow(0, 0, own)?.contiguous()?)?;
+        let passages = Var::from_tensor(&tensor(all, (share.all * group_size, width))?)?;
+        let teacher = teacher(share, batch)?;
+        let inputs = LossInputs {
+            queries: queries.as_tensor(),
+            passages: passages.as_tensor(),
+            group_size,
+            no_in_batch_neg: false,
+            teacher_scores: teacher.as_ref(),
+        };
+        let output = contrastive_share(&self.loss, &inputs, share.first)?;
+        let measured = measure(share, &output)?;
+        let store = (output.total * (weight * share.weight()))?.backward()?;
+        let gradient = |of: &Var| -> Result<Tensor> {
+            Ok(match store.get(of.as_tensor()) {
+                Some(gradient) => gradient.contiguous()?,
+                None => of.as_tensor().zeros_like()?, // a loss of one candidate is constant
+            })
+        };
+        let to_passages = ranks.reduce_scatter(&read(&gradient(&passages)?)?, &lengths)?;
+        let to_passages = tensor(to_passages, (own * group_size, width))?;
+        let gradient = Tensor::cat(&[&gradient(&queries)?, &to_passages], 0)?;
+        Ok(Some((measured, gradient)))
+    }
+}
+
+/// The teacher's scores of the own queries `[Q, G]`.
+fn teacher(share: &Share, batch: &TrainBatch) -> Result<Option<Tensor>> {
+    let scores = batch.teacher_scores.as_ref().filter(|_| share.scored);
+    let to_tensor = |scores: &Vec<f32>| tensor(scores.clone(), (share.own, share.group_size));
+    scores.map(to_tensor).transpose()
+}
+
+/// What the own queries add to the means over all.
+fn measure(share: &Share, output: &LossOutput) -> Result<Measured> {
+    Ok(Measured {
+        loss: f64::from(output.total.to_scalar::<f32>()?) * share.weight(),
+        accuracy: f64::from(output.accuracy.to_scalar::<f32>()?) * share.weight(),
+    })
 }

@@ -1,5 +1,7 @@
 //! The micro-batches of any optimizer step: a pure function of data, settings and step.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::batch::{Batches, PairBatch, TrainBatch};
@@ -16,16 +18,18 @@ pub(crate) enum Reading {
     Pairs(PairLimits),
 }
 
-/// Reads, draws and tokenizes what a step needs.
-#[derive(Debug)]
+/// Reads, draws and tokenizes what a rank needs for a step.
+#[derive(Clone, Debug)]
 pub(crate) struct Feed {
-    dataset: Dataset,
-    tokenizer: Tokenizer,
+    dataset: Arc<Dataset>,
+    tokenizer: Arc<Tokenizer>,
     reading: Reading,
+    rank: usize,
+    world_size: usize,
     accumulation: usize,
     group_size: usize,
     batches_per_epoch: usize,
-    /// The present epoch's order: (epoch, rows of every batch).
+    /// The present epoch's order: (epoch, this rank's rows of every batch).
     order: Option<(usize, Vec<BatchPlan>)>,
 }
 
@@ -36,8 +40,9 @@ impl Feed {
         reading: Reading,
         accumulation: usize,
         group_size: usize,
+        world_size: usize,
     ) -> Result<Self> {
-        let batches_per_epoch = dataset.plan_input(1, 0).steps() as usize;
+        let batches_per_epoch = dataset.plan_input(world_size, 0).steps() as usize;
         if batches_per_epoch == 0 {
             bail!(
                 InvalidData,
@@ -46,14 +51,25 @@ impl Feed {
             );
         }
         Ok(Self {
-            dataset,
-            tokenizer,
+            dataset: Arc::new(dataset),
+            tokenizer: Arc::new(tokenizer),
             reading,
+            rank: 0,
+            world_size,
             accumulation: accumulation.max(1),
             group_size,
             batches_per_epoch,
             order: None,
         })
+    }
+
+    /// The same data for another rank.
+    pub(crate) fn of_rank(&self, rank: usize) -> Self {
+        Self {
+            rank,
+            order: None,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn dataset(&self) -> &Dataset {
@@ -72,13 +88,13 @@ impl Feed {
         whole as f64 + batches as f64 / self.batches_per_epoch as f64
     }
 
-    /// What decides the order of the rows, in words short enough for an error.
+    /// What decides the order of the rows, in words short enough for an error. The batches are those of all ranks together.
     pub(crate) fn fingerprint(&self) -> String {
-        let input = self.dataset.plan_input(1, 0);
+        let input = self.dataset.plan_input(self.world_size, 0);
         let shapes = input
             .datasets
             .iter()
-            .map(|d| format!("{}x{}", d.rows, d.batch_size));
+            .map(|d| format!("{}x{}", d.rows, d.batch_size * self.world_size));
         let shapes: Vec<String> = shapes.collect();
         let shapes = if shapes.len() > 8 {
             let sum = shapes
@@ -98,14 +114,19 @@ impl Feed {
         )
     }
 
-    /// The micro-batches of the update that follows `steps` finished ones, and their rows.
-    pub(crate) fn update(&mut self, steps: usize) -> Result<(Batches, Vec<u64>)> {
-        let epoch = steps / self.updates_per_epoch();
-        let first = (steps % self.updates_per_epoch()) * self.accumulation;
+    /// The epoch of the update that follows `steps` finished ones, and its first batch within it.
+    fn place(&self, steps: usize) -> (usize, usize) {
+        let (epoch, update) = (steps / self.updates_per_epoch(), steps % self.updates_per_epoch());
+        (epoch, update * self.accumulation)
+    }
+
+    /// This rank's micro-batches of the update that follows `steps` finished ones.
+    pub(crate) fn update(&mut self, steps: usize) -> Result<Batches> {
+        let (epoch, first) = self.place(steps);
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            let plan = EpochPlan::new(self.dataset.plan_input(1, epoch as u64))?;
+            let plan = EpochPlan::new(self.dataset.plan_input(self.world_size, epoch as u64))?;
             let batches = (0..plan.steps())
-                .map(|step| plan.batch(step, 0))
+                .map(|step| plan.batch(step, self.rank))
                 .collect::<Result<Vec<_>>>()?;
             self.order = Some((epoch, batches));
         }
@@ -114,7 +135,6 @@ impl Feed {
         };
         let plans = &order[first..order.len().min(first + self.accumulation)];
         let mut drawn = Vec::with_capacity(plans.len());
-        let mut rows = Vec::new();
         let dataset = &self.dataset;
         for plan in plans {
             let rules = dataset.draw_rules(plan)?;
@@ -124,10 +144,9 @@ impl Feed {
                 .map(|&row| dataset.group(row, &rules))
                 .collect::<Result<_>>()?;
             drawn.push((groups, plan.no_in_batch_neg));
-            rows.extend(plan.rows.iter().copied());
         }
         let drawn = drawn.iter();
-        let batches = match self.reading {
+        Ok(match self.reading {
             Reading::Texts(lengths) => Batches::Texts(
                 drawn
                     .map(|(groups, alone)| self.texts(groups, *alone, lengths))
@@ -138,8 +157,20 @@ impl Feed {
                     .map(|(groups, _)| self.pairs(groups, limits))
                     .collect::<Result<_>>()?,
             ),
-        };
-        Ok((batches, rows))
+        })
+    }
+
+    /// The rows of all ranks in the update that follows `steps` finished ones.
+    fn rows(&self, steps: usize) -> Result<Vec<u64>> {
+        let (epoch, first) = self.place(steps);
+        let plan = EpochPlan::new(self.dataset.plan_input(self.world_size, epoch as u64))?;
+        let batches = first..plan.steps().min(first + self.accumulation);
+        let ranks = |batch| (0..self.world_size).map(move |rank| (batch, rank));
+        let shares: Vec<BatchPlan> = batches
+            .flat_map(ranks)
+            .map(|(batch, rank)| plan.batch(batch, rank))
+            .collect::<Result<_>>()?;
+        Ok(shares.into_iter().flat_map(|share| share.rows).collect())
     }
 
     fn pairs(&self, groups: &[TrainGroup], limits: PairLimits) -> Result<PairBatch> {
@@ -176,8 +207,9 @@ impl Feed {
         })
     }
 
-    /// Adds the lines of a batch to an error about it.
-    pub(crate) fn name_rows(&self, error: &Error, rows: &[u64]) -> Error {
+    /// Adds the lines of the update that follows `steps` finished ones to an error about it.
+    pub(crate) fn name_rows(&self, error: &Error, steps: usize) -> Error {
+        let rows = self.rows(steps).unwrap_or_default();
         let places = rows.iter().take(16).filter_map(|&row| {
             let (path, line) = self.dataset.place(row).ok()?;
             Some(format!("{}:{line}", path.display()))

@@ -7,8 +7,10 @@
 use candle_core::Tensor;
 
 use super::batch::TrainBatch;
-use super::embed::{Embedding, Measured};
+use super::embed::{Embedding, Measured, Turn};
+use super::share::Share;
 use crate::config::TrainingArguments;
+use crate::distributed::Communicator;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::{UnifiedInputs, unified};
 use crate::models::{
@@ -59,23 +61,32 @@ impl HeadsLearning {
         }
     }
 
-    /// Adds `weight` times the gradient of the batch's loss, and returns the loss itself. `forwards` is the number of
-    /// micro-batches before this one.
+    /// Adds the gradient of this rank's share of the joined batch's loss, and returns the share itself.
+    ///
+    /// With `unified_finetuning` the negatives are those of the own rank.
     pub(crate) fn accumulate(
         &self,
+        ranks: &dyn Communicator,
         model: &M3,
         batch: &TrainBatch,
-        weight: f64,
-        dropout: Option<u64>,
-        forwards: u64,
+        turn: Turn,
         grads: &mut Gradients,
     ) -> Result<Measured> {
+        let Turn {
+            weight,
+            dropout,
+            forwards,
+        } = turn;
         if !self.unified {
             return self
                 .embedding
-                .accumulate(model.encoder(), batch, weight, dropout, grads);
+                .accumulate(ranks, model.encoder(), batch, weight, dropout, grads);
         }
-        let chunks = batch.chunks(model.config(), self.embedding.sub_batch_size)?;
+        let share = batch.share(ranks)?;
+        let chunks = batch.chunks(model.config(), self.embedding.sub_batch_size, &share)?;
+        if chunks.is_empty() {
+            return Ok(Measured::default()); // this rank has no part in the batch
+        }
         let keep = if chunks.len() == 1 {
             self.embedding.keep
         } else {
@@ -85,10 +96,10 @@ impl HeadsLearning {
             .iter()
             .map(|chunk| self.forward(model, chunk, keep, dropout))
             .collect::<Result<Vec<_>>>()?;
-        let loss = self.loss(batch, &passes, weight, forwards)?;
+        let loss = self.loss(&share, batch, &passes, weight * share.weight(), forwards)?;
         let measured = Measured {
-            loss: loss.total,
-            accuracy: loss.accuracy,
+            loss: loss.total * share.weight(),
+            accuracy: loss.accuracy * share.weight(),
         };
         if !measured.loss.is_finite() {
             return Ok(measured); // the caller stops; there is no gradient worth computing
@@ -153,12 +164,13 @@ impl HeadsLearning {
 
     fn loss(
         &self,
+        share: &Share,
         batch: &TrainBatch,
         passes: &[Pass],
         weight: f64,
         forwards: u64,
     ) -> Result<crate::loss::UnifiedLoss> {
-        let (queries, group_size) = (batch.queries.len(), batch.group_size()?);
+        let (queries, group_size) = (share.own, share.group_size);
         let all = |pick: fn(&Pass) -> &Tensor| -> Result<Tensor> {
             let parts: Vec<&Tensor> = passes.iter().map(pick).collect();
             Ok(Tensor::cat(&parts, 0)?)
@@ -175,6 +187,7 @@ impl HeadsLearning {
         let teacher = batch
             .teacher_scores
             .as_ref()
+            .filter(|_| share.scored)
             .map(|scores| Tensor::from_slice(scores, (queries, group_size), dense.device()))
             .transpose()?;
         let inputs = UnifiedInputs {

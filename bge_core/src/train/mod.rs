@@ -7,6 +7,7 @@
 //!     embedder: embed the texts         all at once, or by sub-batches (GradCache)
 //!     reranker: score the pairs         all at once, or by sub-batches of whole groups
 //!     loss, its gradient on vectors or scores, and back through the encoder
+//! add up the ranks' gradients            where there are several (`nproc_per_node`, `devices`)
 //! loss and gradient finite?             no: stop with the step and the lines, nothing is written
 //! clip by the global norm
 //! AdamW with the schedule's rate
@@ -21,11 +22,15 @@ mod evaluator;
 mod feed;
 mod heads;
 mod objective;
+mod open;
 mod policy;
 mod rank;
+mod reduce;
+mod share;
 mod state;
 mod step;
 mod trainer;
+mod worker;
 
 pub use batch::{MicroBatch, PairBatch, TrainBatch};
 pub use callback::{Callback, Control, Stopper, TrainEvent};

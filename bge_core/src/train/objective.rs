@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use super::batch::MicroBatch;
-use super::embed::{Embedding, Measured};
+use super::embed::{Embedding, Measured, Turn};
 use super::heads::HeadsLearning;
 use super::rank::Ranking;
 use crate::config::TrainingArguments;
+use crate::distributed::Communicator;
 use crate::error::{Result, bail};
 use crate::loss::LossConfig;
 use crate::models::{
@@ -85,25 +86,24 @@ impl Objective {
         }
     }
 
-    /// Adds `weight` times the gradient of a micro-batch's loss, and returns the loss itself. `forwards` is the number of
-    /// micro-batches of the run before this one.
+    /// Adds the gradient of this rank's share of a micro-batch's loss, and returns the share itself.
     pub(crate) fn accumulate(
         &self,
+        ranks: &dyn Communicator,
         batch: MicroBatch<'_>,
-        weight: f64,
-        dropout: Option<u64>,
-        forwards: u64,
+        turn: Turn,
         grads: &mut Gradients,
     ) -> Result<Measured> {
+        let Turn { weight, dropout, .. } = turn;
         match (self, batch) {
             (Self::Embedder { model, learning }, MicroBatch::Texts(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, grads)
+                learning.accumulate(ranks, model, batch, weight, dropout, grads)
             }
             (Self::M3 { model, learning }, MicroBatch::Texts(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, forwards, grads)
+                learning.accumulate(ranks, model, batch, turn, grads)
             }
             (Self::Reranker { model, learning }, MicroBatch::Pairs(batch)) => {
-                learning.accumulate(model, batch, weight, dropout, grads)
+                learning.accumulate(ranks, model, batch, weight, dropout, grads)
             }
             (Self::Embedder { .. } | Self::M3 { .. }, MicroBatch::Pairs(_)) => {
                 bail!(InvalidArgument, "an embedder learns from texts, not from pairs")
@@ -153,6 +153,7 @@ fn embedding(arguments: &TrainingArguments) -> Embedding {
         loss: LossConfig::from(arguments),
         sub_batch_size: arguments.sub_batch_size,
         keep: keep(arguments),
+        cross_device: arguments.negatives_cross_device,
     }
 }
 

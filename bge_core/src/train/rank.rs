@@ -5,6 +5,7 @@
 
 use super::batch::PairBatch;
 use super::embed::Measured;
+use crate::distributed::Communicator;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::ranking_loss;
 use crate::models::{CrossEncoder, Keep};
@@ -20,24 +21,27 @@ pub(crate) struct Ranking {
 }
 
 impl Ranking {
-    /// Adds `weight` times the gradient of the batch's loss, and returns the loss itself.
+    /// Adds `weight` times the gradient of this rank's share of the joined batch's loss, and returns the share itself.
     pub(crate) fn accumulate(
         self,
+        ranks: &dyn Communicator,
         model: &CrossEncoder,
         batch: &PairBatch,
         weight: f64,
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<Measured> {
-        let queries = batch.queries()? as f64;
+        let share = batch.share(ranks)?;
+        let queries = share.all as f64;
         let mut measured = Measured::default();
         let mut first = 0;
-        for chunk in batch.chunks(model.config(), self.sub_batch_size)? {
+        for chunk in batch.chunks(model.config(), self.sub_batch_size, &share)? {
             let (scores, record) = model.forward(&chunk, self.keep, dropout)?;
             let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?;
             let teacher = batch
                 .teacher_scores
                 .as_ref()
+                .filter(|_| share.scored)
                 .and_then(|scores| scores.get(first..first + chunk.texts()));
             first += chunk.texts();
             let loss = ranking_loss(&scores, batch.group_size, teacher)?;
@@ -46,8 +50,8 @@ impl Ranking {
             if !measured.loss.is_finite() {
                 return Ok(measured); // the caller stops; there is no gradient worth computing
             }
-            let share = weight / queries;
-            let d_scores: Vec<f32> = loss.d_scores.iter().map(|d| (d * share) as f32).collect();
+            let scale = weight / queries;
+            let d_scores: Vec<f32> = loss.d_scores.iter().map(|d| (d * scale) as f32).collect();
             model.backward(&chunk, record, &d_scores, dropout, grads)?;
         }
         Ok(measured)

@@ -1,8 +1,13 @@
-//! One optimizer step, in this order and nowhere else: micro-batches, finite check, clip, update, schedule.
+//! One optimizer step, in this order and nowhere else: micro-batches, sum over the ranks, finite check, clip, update, schedule.
+
+use std::sync::Arc;
 
 use super::batch::MicroBatch;
+use super::embed::Turn;
 use super::objective::Objective;
+use super::reduce;
 use crate::config::TrainingArguments;
+use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Bert, CrossEncoder, M3};
 use crate::nn::{Gradients, read, update};
@@ -15,6 +20,7 @@ use crate::random::{self, Stream};
 #[derive(Debug)]
 pub struct Stepper {
     objective: Objective,
+    ranks: Arc<dyn Communicator>,
     gradients: Gradients,
     optimizer: AdamW,
     /// Ids of the trained weights in the order of the optimizer's parameters.
@@ -102,7 +108,19 @@ impl Stepper {
             steps: 0,
             micro_batches: arguments.gradient_accumulation_steps.max(1) as u64,
             objective,
+            ranks: Arc::new(Solo),
         })
+    }
+
+    /// Makes this one rank of several that train together: each step takes the rank's share of the joined micro-batches, and the
+    /// update is the same on all of them. Their weights and settings must be equal.
+    pub fn join(&mut self, ranks: Arc<dyn Communicator>) {
+        self.ranks = ranks;
+    }
+
+    /// The ranks that train together.
+    pub(crate) fn ranks(&self) -> &Arc<dyn Communicator> {
+        &self.ranks
     }
 
     /// The encoder in its present state; its weights include those of a reranker's head.
@@ -136,7 +154,7 @@ impl Stepper {
         &mut self.optimizer
     }
 
-    /// Runs the micro-batches of one step and updates the weights.
+    /// Runs the micro-batches of one step and updates the weights. The report is of all ranks.
     ///
     /// A loss or gradient that is not finite is an error and leaves weights and optimizer as they were.
     pub fn step<'a, B>(&mut self, batches: &'a [B]) -> Result<StepReport>
@@ -157,18 +175,22 @@ impl Stepper {
         for (index, batch) in batches.into_iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
-            let measured = self.objective.accumulate(
-                batch,
-                share,
-                Some(dropout),
-                forwards + index as u64,
-                &mut self.gradients,
-            )?;
-            if !measured.loss.is_finite() {
+            let turn = Turn {
+                weight: share,
+                dropout: Some(dropout),
+                forwards: forwards + index as u64,
+            };
+            let measured = self
+                .objective
+                .accumulate(&*self.ranks, batch, turn, &mut self.gradients)?;
+            if !measured.loss.is_finite() && self.ranks.world_size() == 1 {
                 return Err(self.not_finite("loss", measured.loss));
             }
             report.loss += measured.loss * share;
             report.accuracy += measured.accuracy * share;
+        }
+        if self.ranks.world_size() > 1 {
+            self.agree(&mut report)?;
         }
         report.grad_norm = self.gradient_norm()?;
         if !report.grad_norm.is_finite() {
@@ -180,6 +202,21 @@ impl Stepper {
         )?;
         self.steps += 1;
         Ok(report)
+    }
+
+    /// Makes the report and the gradients those of all ranks together.
+    fn agree(&mut self, report: &mut StepReport) -> Result<()> {
+        let own = [report.loss, report.accuracy, report.tokens as f64];
+        let all = self.ranks.gather_numbers(&own)?;
+        let sum = |of: usize| all.iter().skip(of).step_by(own.len()).sum::<f64>();
+        report.loss = sum(0);
+        report.accuracy = sum(1);
+        report.tokens = sum(2) as usize;
+        if !report.loss.is_finite() {
+            return Err(self.not_finite("loss", report.loss));
+        }
+        let params = self.objective.params();
+        reduce::all_reduce(&*self.ranks, &mut self.gradients, params, &self.trained)
     }
 
     fn gradient_norm(&self) -> Result<f64> {

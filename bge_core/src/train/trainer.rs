@@ -1,37 +1,41 @@
 //! A whole run: data, steps, log, evaluations, checkpoints, and the finished model.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::batch::Batches;
 use super::callback::{Callback, Control, Stopper, TrainEvent};
 use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
 use super::feed::{Feed, Reading};
 use super::objective::Card;
+use super::open::Opened;
 use super::policy::Policy;
 use super::state::{OwnState, TrainerState};
-use super::step::{StepReport, Stepper};
-use crate::config::{CheckedConfig, Module, SaveStrategy, to_toml};
+use super::step::StepReport;
+use super::worker::{Order, Worker, pool};
+use crate::config::{CheckedConfig, SaveStrategy, to_toml};
 use crate::data::Dataset;
 use crate::data::preflight::validate_files;
 use crate::data::session::ValidationOptions;
 use crate::data::template::Template;
+use crate::distributed::{Communicator, Solo, ThreadGroup, together};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
 use crate::issue::{Issue, Severity};
-use crate::loss::LossConfig;
-use crate::models::{Bert, CrossEncoder, M3, ModelFolder, SentenceSettings, hub, read_weights};
+use crate::models::{ModelFolder, SentenceSettings, hub};
 use crate::tokenize::{PairLimits, Tokenizer};
 
 /// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
 #[derive(Debug)]
 pub struct Trainer {
     config: CheckedConfig,
-    stepper: Stepper,
-    feed: Feed,
+    /// Rank 0, which also logs, evaluates and saves.
+    worker: Worker,
+    /// The other ranks of this process.
+    peers: Vec<Worker>,
     evaluator: Option<Evaluator>,
     save: SaveContext,
     policy: Policy,
@@ -61,6 +65,7 @@ impl Trainer {
     /// Nothing is written yet. Errors name the file, line or setting.
     pub fn new(config: CheckedConfig) -> Result<Self> {
         let (data_args, training) = (&config.data, &config.training);
+        let world_size = training.world_size();
         let mut notes: Vec<Issue> = config.warnings().to_vec();
         let folder = hub::resolve_model(
             &config.model.model_name_or_path,
@@ -88,7 +93,7 @@ impl Trainer {
         let dataset = Dataset::open_for(config.module(), data_args, training)?;
         if !data_args.validate_data {
             notes.extend(dataset.notes().iter().cloned());
-            notes.extend(dataset.plan_input(1, 0).notes());
+            notes.extend(dataset.plan_input(world_size, 0).notes());
         }
         let reading = reading(&config, folder.config.max_tokens(), &mut notes);
         let feed = Feed::new(
@@ -97,6 +102,7 @@ impl Trainer {
             reading,
             training.gradient_accumulation_steps,
             data_args.train_group_size,
+            world_size,
         )?;
         let policy = Policy::new(training, feed.updates_per_epoch())?;
         let evaluator = match (&data_args.eval_dataset, reading) {
@@ -113,13 +119,27 @@ impl Trainer {
             Opened::Reranker(_) => Card::Reranker,
             Opened::Embedder(_) | Opened::M3(_) => Card::Embedder(sentence_settings(&config, &folder)?),
         };
-        let stepper = match model {
-            Opened::Embedder(model) => Stepper::new(model, training, policy.max_steps)?,
-            Opened::M3(model) => {
-                let special = tokenizer.special_tokens().without_words();
-                Stepper::m3(model, training, policy.max_steps, special)?
-            }
-            Opened::Reranker(model) => Stepper::reranker(model, training, policy.max_steps)?,
+        let mut first = Some(model);
+        let special = tokenizer.special_tokens().without_words();
+        let limit = Duration::from_secs(training.ddp_timeout as u64);
+        let mut workers = Vec::with_capacity(world_size);
+        for (rank, ranks) in lines(world_size, limit)?.into_iter().enumerate() {
+            // Rank 0 takes the model that was checked.
+            let model = match first.take() {
+                Some(model) => model,
+                None => Opened::open(&config, &folder, &mut Vec::new())?,
+            };
+            let mut stepper = model.stepper(training, policy.max_steps, special.clone())?;
+            stepper.join(ranks);
+            workers.push(Worker {
+                stepper,
+                feed: feed.of_rank(rank),
+                pool: pool(world_size)?,
+            });
+        }
+        let peers = workers.split_off(1);
+        let Some(worker) = workers.pop() else {
+            bail!(Internal, "a world without ranks");
         };
         let save = SaveContext {
             output_dir,
@@ -130,8 +150,8 @@ impl Trainer {
         let state = policy.fresh_state(training, feed.fingerprint());
         let mut trainer = Self {
             config,
-            stepper,
-            feed,
+            worker,
+            peers,
             evaluator,
             save,
             policy,
@@ -157,7 +177,7 @@ impl Trainer {
 
     /// The data of the run.
     pub fn dataset(&self) -> &Dataset {
-        self.feed.dataset()
+        self.worker.feed.dataset()
     }
 
     /// Stops the run from another thread, after the present step and with a checkpoint.
@@ -180,13 +200,16 @@ impl Trainer {
             );
             return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(folder));
         }
-        checkpoint::load(&mut self.stepper, folder, Some(&saved))?;
+        for worker in std::iter::once(&mut self.worker).chain(&mut self.peers) {
+            checkpoint::load(&mut worker.stepper, folder, Some(&saved))?;
+        }
         let fresh = std::mem::replace(&mut self.state, saved);
         self.state.max_steps = fresh.max_steps;
         self.state.num_train_epochs = fresh.num_train_epochs;
         self.state.logging_steps = fresh.logging_steps;
         self.state.eval_steps = fresh.eval_steps;
         self.state.save_steps = fresh.save_steps;
+        self.state.train_batch_size = fresh.train_batch_size;
         let OwnState { data_fingerprint, .. } = fresh.stateful_callbacks.bge;
         self.state.own_mut().data_fingerprint = data_fingerprint;
         Ok(())
@@ -195,7 +218,26 @@ impl Trainer {
     /// Trains to the end, or until a callback or the stopper says stop.
     ///
     /// A loss or gradient that is not finite is an error that names the step and the lines; what was written before stays.
+    /// With several ranks, rank 0 runs on this thread, and the first rank to fail ends all.
     pub fn run(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
+        let ranks = Arc::clone(self.worker.stepper.ranks());
+        let mut peers = std::mem::take(&mut self.peers);
+        let report = together(
+            &|error| ranks.fail(error),
+            peers.iter_mut().collect(),
+            Worker::follow,
+            || {
+                let report = self.lead(callbacks)?;
+                self.worker.order(Order::End)?;
+                Ok(report)
+            },
+        );
+        self.peers = peers;
+        report
+    }
+
+    /// What rank 0 does.
+    fn lead(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
         let output_dir = &self.save.output_dir;
         std::fs::create_dir_all(output_dir)
             .map_err(|error| Error::io(output_dir, "create the output folder", error))?;
@@ -246,21 +288,11 @@ impl Trainer {
     }
 
     fn step(&mut self) -> Result<StepReport> {
-        let (batches, rows) = self.feed.update(self.state.global_step)?;
-        let report = match &batches {
-            Batches::Texts(batches) => self.stepper.step(batches),
-            Batches::Pairs(batches) => self.stepper.step(batches),
-        };
-        let report = report.map_err(|error| {
-            if error.kind() == ErrorKind::NotFinite {
-                self.feed.name_rows(&error, &rows)
-            } else {
-                error
-            }
-        })?;
+        self.worker.order(Order::Step)?;
+        let report = self.worker.step()?;
         let state = &mut self.state;
         state.global_step += 1;
-        state.epoch = self.feed.epoch_at(state.global_step);
+        state.epoch = self.worker.feed.epoch_at(state.global_step);
         let since = &mut state.own_mut().since_log;
         since.steps += 1;
         since.loss += report.loss;
@@ -273,7 +305,7 @@ impl Trainer {
     fn after_step(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
         let due = self
             .policy
-            .due(self.state.global_step, self.feed.updates_per_epoch());
+            .due(self.state.global_step, self.worker.feed.updates_per_epoch());
         if due.log {
             self.log(report, callbacks);
         }
@@ -315,7 +347,7 @@ impl Trainer {
         let Some(evaluator) = &self.evaluator else {
             return Ok(false);
         };
-        let report = evaluator.evaluate(self.stepper.model())?;
+        let report = evaluator.evaluate(self.worker.stepper.model())?;
         let mut entry = Map::new();
         for (key, value) in &report.metrics {
             entry.insert(format!("eval_{key}"), Value::from(*value));
@@ -344,7 +376,7 @@ impl Trainer {
         if self.state.best_global_step == Some(self.state.global_step) {
             self.state.best_model_checkpoint = Some(place.display().to_string());
         }
-        self.save.save_checkpoint(&self.stepper, &mut self.state)?;
+        self.save.save_checkpoint(&self.worker.stepper, &mut self.state)?;
         tell(callbacks, &TrainEvent::Saved(&place));
         if let Some(limit) = self.config.training.save_total_limit {
             let best = self.config.training.load_best_model_at_end;
@@ -363,12 +395,24 @@ impl Trainer {
         if self.config.training.load_best_model_at_end
             && let Some(best) = &self.state.best_model_checkpoint
         {
-            checkpoint::load(&mut self.stepper, Path::new(best), None)?;
+            checkpoint::load(&mut self.worker.stepper, Path::new(best), None)?;
         }
-        self.save.save_final(&self.stepper, &self.state)?;
+        self.save.save_final(&self.worker.stepper, &self.state)?;
         tell(callbacks, &TrainEvent::Saved(&self.save.output_dir));
         Ok(self.save.output_dir.clone())
     }
+}
+
+/// The lines of all ranks to each other.
+fn lines(world_size: usize, limit: Duration) -> Result<Vec<Arc<dyn Communicator>>> {
+    if world_size == 1 {
+        return Ok(vec![Arc::new(Solo)]);
+    }
+    let ranks = ThreadGroup::create(world_size, limit)?;
+    Ok(ranks
+        .into_iter()
+        .map(|rank| Arc::new(rank) as Arc<dyn Communicator>)
+        .collect())
 }
 
 /// How texts are cut; says where the model has no positions for what was asked.
@@ -400,47 +444,6 @@ fn reading(config: &CheckedConfig, limit: usize, notes: &mut Vec<Issue>) -> Read
     Reading::Texts(lengths)
 }
 
-/// A model that was read and not yet prepared.
-enum Opened {
-    Embedder(Bert),
-    M3(M3),
-    Reranker(CrossEncoder),
-}
-
-impl Opened {
-    /// Reads the model that the module trains.
-    fn open(config: &CheckedConfig, folder: &ModelFolder, notes: &mut Vec<Issue>) -> Result<Self> {
-        let training = &config.training;
-        if config.module().trains_reranker() {
-            let (model, note) = CrossEncoder::open_for_training(folder, training.seed)?;
-            notes.extend(note);
-            return Ok(Self::Reranker(model));
-        }
-        notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
-        if config.module() != Module::EncoderOnlyM3 {
-            let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?);
-            return Ok(Self::Embedder(
-                model.map_err(|error| error.with_path(&folder.path))?,
-            ));
-        }
-        if !training.unified_finetuning {
-            return Ok(Self::M3(M3::open(folder)?));
-        }
-        let colbert_dim = usize::try_from(training.colbert_dim).ok().filter(|&dim| dim > 0);
-        let (model, fresh) = M3::open_with_heads(folder, training.seed, colbert_dim)?;
-        notes.extend(fresh);
-        Ok(Self::M3(model))
-    }
-
-    fn encoder(&self) -> &Bert {
-        match self {
-            Self::Embedder(model) => model,
-            Self::M3(model) => model.encoder(),
-            Self::Reranker(model) => model.encoder(),
-        }
-    }
-}
-
 /// Tells every callback; true if one of them says stop.
 fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
     let mut stop = false;
@@ -456,6 +459,7 @@ fn preflight(config: &CheckedConfig) -> Result<Vec<Issue>> {
         module: config.module(),
         data: config.data.clone(),
         training: config.training.clone(),
+        world_size: config.training.world_size(),
         ..ValidationOptions::default()
     };
     let report = validate_files(options, None, |_| true)?;

@@ -120,7 +120,7 @@ fn validate(
 }
 
 fn options(module: Module, data: DataArguments, training: TrainingArguments) -> ValidationOptions {
-    let world_size = training.devices.len().max(1);
+    let world_size = training.world_size();
     ValidationOptions {
         module,
         data,

@@ -1,0 +1,97 @@
+//! Ranks that train one model together: what they say to each other, and how one failure ends them all.
+//!
+//! A rank holds a copy of the model and a share of every batch. [`Solo`] is the world of one and costs nothing; the ranks of
+//! a [`ThreadGroup`] are threads of this process. Every sum is made in the order of the ranks, so that all of them
+//! hold the same bits, whoever came first.
+//!
+//! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
+//! that does not come within the limit is an error on every rank and not a hang.
+
+mod solo;
+mod threads;
+
+use std::fmt;
+
+use crate::error::{Result, bail};
+pub use solo::Solo;
+pub use threads::{ThreadGroup, ThreadRank, together};
+
+/// One rank's line to the others.
+pub trait Communicator: fmt::Debug + Send + Sync {
+    /// The number of this rank, from 0.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks.
+    fn world_size(&self) -> usize;
+
+    /// Replaces the values by the sum over all ranks.
+    fn all_reduce(&self, values: &mut [f32]) -> Result<()>;
+
+    /// The sum over all ranks, of which each gets its block: the blocks have these lengths, in the order of the ranks.
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>>;
+
+    /// The blocks of all ranks, one after another; every rank knows all lengths.
+    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>>;
+
+    /// A few numbers of every rank, one rank after another; all have equally many.
+    fn gather_numbers(&self, own: &[f64]) -> Result<Vec<f64>>;
+
+    /// Replaces the values by those of rank `root`.
+    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()>;
+
+    /// Returns when every rank has come here.
+    fn barrier(&self) -> Result<()>;
+
+    /// Rank 0's `word`, on every rank. The others wait for it as long as rank 0 lives, since it may have work of its own to do.
+    fn order(&self, word: u32) -> Result<u32>;
+
+    /// Ends the group: every present and later call of every rank fails with this error. Only the first one counts.
+    fn fail(&self, error: &crate::Error);
+}
+
+/// Where the block of `rank` begins, and its length, among blocks of these lengths.
+pub(crate) fn block(lengths: &[usize], rank: usize) -> (usize, usize) {
+    let first = lengths.iter().take(rank).sum();
+    (first, lengths.get(rank).copied().unwrap_or(0))
+}
+
+/// The lengths of `ranks` shares of `length` values, as equal as they can be, the longer ones first.
+pub(crate) fn even(length: usize, ranks: usize) -> Vec<usize> {
+    let ranks = ranks.max(1);
+    (0..ranks)
+        .map(|rank| length / ranks + usize::from(rank < length % ranks))
+        .collect()
+}
+
+/// Refuses lengths that do not fit the world or the values.
+fn check_lengths(world_size: usize, lengths: &[usize], total: usize) -> Result<()> {
+    if lengths.len() != world_size {
+        bail!(
+            InvalidArgument,
+            "{} blocks do not fit {world_size} ranks",
+            lengths.len()
+        );
+    }
+    let sum: usize = lengths.iter().sum();
+    if sum != total {
+        bail!(InvalidArgument, "blocks of {sum} values do not fit {total}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_everything_and_differ_by_one_at_most() {
+        for length in 0..20 {
+            for ranks in 1..6 {
+                let lengths = even(length, ranks);
+                assert_eq!((lengths.len(), lengths.iter().sum()), (ranks, length));
+                assert!(lengths.is_sorted_by(|a, b| a >= b) && lengths[0] - lengths[ranks - 1] <= 1);
+            }
+        }
+        assert_eq!(block(&[3, 2, 2], 2), (5, 2));
+    }
+}

@@ -1,0 +1,89 @@
+//! One rank of a run: its model and its share of the data. Rank 0 gives the orders, the others follow.
+
+use rayon::ThreadPool;
+
+use super::batch::Batches;
+use super::feed::Feed;
+use super::step::{StepReport, Stepper};
+use crate::error::{Error, ErrorKind, Result, bail};
+
+/// What a rank trains with.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) stepper: Stepper,
+    pub(super) feed: Feed,
+    /// The rank's own threads, where several ranks share the processor.
+    pub(super) pool: Option<ThreadPool>,
+}
+
+/// What rank 0 tells the others to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The run is over.
+    End = 0,
+    /// An optimizer step.
+    Step = 1,
+}
+
+impl Order {
+    fn from_word(word: u32) -> Result<Self> {
+        match word {
+            0 => Ok(Self::End),
+            1 => Ok(Self::Step),
+            other => bail!(Internal, "rank 0 gave the unknown order {other}"),
+        }
+    }
+}
+
+impl Worker {
+    /// Gives an order, as rank 0.
+    pub(super) fn order(&self, order: Order) -> Result<()> {
+        self.stepper.ranks().order(order as u32).map(drop)
+    }
+
+    /// Does what rank 0 says until it says that the run is over.
+    pub(super) fn follow(&mut self) -> Result<()> {
+        loop {
+            match Order::from_word(self.stepper.ranks().order(0)?)? {
+                Order::End => return Ok(()),
+                Order::Step => self.step().map(drop)?,
+            }
+        }
+    }
+
+    /// The next optimizer step.
+    pub(super) fn step(&mut self) -> Result<StepReport> {
+        let Some(pool) = self.pool.take() else {
+            return self.work();
+        };
+        let report = pool.install(|| self.work());
+        self.pool = Some(pool);
+        report
+    }
+
+    fn work(&mut self) -> Result<StepReport> {
+        let done = self.stepper.steps();
+        let report = match self.feed.update(done)? {
+            Batches::Texts(batches) => self.stepper.step(&batches),
+            Batches::Pairs(batches) => self.stepper.step(&batches),
+        };
+        report.map_err(|error| {
+            if error.kind() == ErrorKind::NotFinite {
+                self.feed.name_rows(&error, done)
+            } else {
+                error
+            }
+        })
+    }
+}
+
+/// The threads of each of `ranks` ranks that share the present ones; none for a single rank, which uses these.
+pub(super) fn pool(ranks: usize) -> Result<Option<ThreadPool>> {
+    if ranks == 1 {
+        return Ok(None);
+    }
+    let threads = (rayon::current_num_threads() / ranks).max(1);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let failed = |error| Error::new(ErrorKind::Internal, "cannot start threads").with_source(error);
+    pool.map(Some).map_err(failed)
+}
