@@ -1,5 +1,5 @@
 # Shortcuts; .ci/run is what decides. Each target is one or two plain commands that can be typed as well.
-.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install hosts header ci
+.PHONY: help check fmt lint pure wasm browser hub doc test test-pure layers deny fixtures install hosts header miri fuzz ci
 
 wasm32 := wasm32-unknown-unknown
 
@@ -54,6 +54,13 @@ hosts: ## programs in C, C++ and Go over installed libraries; needs what host_to
 	bge_capi/tests/installed.sh $${CARGO_TARGET_DIR:-target}/release
 	go/check.sh $${CARGO_TARGET_DIR:-target}/release
 	examples/cpp_search/search_test.sh $${CARGO_TARGET_DIR:-target}/release
+
+miri: ## the code that reads C's pointers, under Miri; needs `rustup +nightly component add miri rust-src`
+	MIRIFLAGS=-Zmiri-permissive-provenance cargo +nightly miri test -p bge_capi --lib -- text guard handle error
+
+fuzz: ## calls of the C interface as bytes say, for FOR seconds (60); needs nightly and `cargo install cargo-fuzz`
+	cp Cargo.lock bge_capi/fuzz/
+	cd bge_capi && cargo +nightly fuzz run calls -- -max_total_time=$(or $(FOR),60) -timeout=20
 
 header: ## write include/bge.h from the sources
 	UPDATE=1 cargo test -p bge_capi --test header

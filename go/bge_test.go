@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"bge"
 )
@@ -45,7 +46,10 @@ func TestManyGoroutinesGetTheSameBytesJoinedOrNot(t *testing.T) {
 	}
 	for _, joined := range []bool{false, true} {
 		if joined {
-			if err := embedder.Coalesce(8, 300000); err != nil {
+			if err := embedder.Coalesce(8, time.Hour); !errors.Is(err, bge.ErrInvalidArgument) {
+				t.Error(err)
+			}
+			if err := embedder.Coalesce(8, 300*time.Microsecond); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -7,7 +7,8 @@ cd "$(dirname "$0")"
 export GOPROXY=off GOFLAGS=-buildvcs=false CGO_LDFLAGS="-L$built" LD_LIBRARY_PATH=$built
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+service=
+trap '[ -z "$service" ] || kill "$service"; rm -rf "$work"' EXIT
 
 unformatted=$(gofmt -l .)
 [ -z "$unformatted" ] || { echo "gofmt would change: $unformatted"; exit 1; }
@@ -16,6 +17,8 @@ go vet -tags bge_use_lib ./...
 go test ./...
 go test -race .
 go test -tags bge_use_lib .
+go vet -tags bge_debug .
+go test -tags bge_debug .
 
 cd ..
 model=tests/fixtures/parity/models/bert
@@ -37,3 +40,17 @@ for tags in bge_static bge_use_lib; do
         *) echo "$tags: linked the wrong way"; exit 1 ;;
     esac
 done
+
+# The search service in Go, loaded while it swaps its model.
+(cd go && go build -o "$work/load" ./cmd/load)
+cat >"$work/corpus.jsonl" <<'CORPUS'
+{"_id": "a", "title": "Ice", "text": "Salt lowers the melting point of water."}
+{"_id": "b", "title": "", "text": "A \"haiku\" has three lines. 日本"}
+CORPUS
+"$work/bge_static/serve" $model "$work/corpus.jsonl" 127.0.0.1:0 >"$work/port" &
+service=$!
+for _ in $(seq 100); do [ -s "$work/port" ] && break || sleep 0.1; done
+"$work/load" -url "http://127.0.0.1:$(cat "$work/port")" -for 3s -reload "$model,tests/fixtures/parity/models/bert_relu"
+kill -INT "$service"
+wait "$service"
+service=

@@ -1,7 +1,8 @@
 // Package bge fine-tunes and serves BGE text-embedding models through libbge.
 //
 // Objects hold memory that Go's collector does not see: Close them. A finalizer closes what was forgotten. Any number of
-// goroutines may encode and score at once; nobody may use an object while it is closed.
+// goroutines may encode and score at once; nobody may use an object while it is closed. With -tags bge_debug the package counts
+// them: LiveObjects.
 package bge
 
 // #include <bge.h>
@@ -50,6 +51,7 @@ func Version() string { return goString(C.bge_version()) }
 
 func newConfig(ptr *C.bge_config) *Config {
 	C.bge_abi_1() // a library of another interface does not link
+	born()
 	c := &Config{ptr}
 	runtime.SetFinalizer(c, func(c *Config) { c.Close() })
 	return c
@@ -132,8 +134,12 @@ func (c *Config) text(call func(**C.bge_text, **C.bge_error) C.bge_status) (stri
 
 // Close frees the settings. What was made from them lives on.
 func (c *Config) Close() error {
+	if c.ptr == nil {
+		return nil
+	}
 	C.bge_config_free(c.ptr)
 	c.ptr = nil
+	died()
 	runtime.SetFinalizer(c, nil)
 	return nil
 }

@@ -4,6 +4,7 @@ package bge
 import "C"
 
 import (
+	"fmt"
 	"io"
 	"runtime"
 	"time"
@@ -36,15 +37,20 @@ func OpenEmbedder(config *Config) (*Embedder, error) {
 	if err != nil {
 		return nil, err
 	}
+	born()
 	embedder := &Embedder{ptr}
 	runtime.SetFinalizer(embedder, func(x *Embedder) { x.Close() })
 	return embedder, nil
 }
 
-// Coalesce joins small requests of several goroutines; call it before they start.
+// Coalesce joins small requests of several goroutines; call it before they start. maxWait is a second at most.
 func (x *Embedder) Coalesce(maxBatch int, maxWait time.Duration) error {
 	if x.ptr == nil {
 		return ErrClosed
+	}
+	if maxBatch < 0 || maxWait < 0 || maxWait > time.Second {
+		return &Error{Status: ErrInvalidArgument.Status, Field: "maxBatch, maxWait",
+			Message: fmt.Sprintf("batches of %d after %v: a batch has at least one text and waits from 0 to 1s", maxBatch, maxWait)}
 	}
 	var e *C.bge_error
 	err := check(C.bge_embedder_coalesce(x.ptr, C.size_t(maxBatch), C.uint32_t(maxWait.Microseconds()), &e), e)
@@ -86,8 +92,12 @@ func (x *Embedder) Encode(role Role, texts ...string) ([][]float32, error) {
 
 // Close frees the embedder. No call may be using it.
 func (x *Embedder) Close() error {
+	if x.ptr == nil {
+		return nil
+	}
 	C.bge_embedder_free(x.ptr)
 	x.ptr = nil
+	died()
 	runtime.SetFinalizer(x, nil)
 	return nil
 }

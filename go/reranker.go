@@ -25,6 +25,7 @@ func OpenReranker(config *Config) (*Reranker, error) {
 	if err != nil {
 		return nil, err
 	}
+	born()
 	reranker := &Reranker{ptr}
 	runtime.SetFinalizer(reranker, func(x *Reranker) { x.Close() })
 	return reranker, nil
@@ -57,8 +58,12 @@ func (x *Reranker) Score(query string, passages ...string) ([]float32, error) {
 
 // Close frees the reranker. No call may be using it.
 func (x *Reranker) Close() error {
+	if x.ptr == nil {
+		return nil
+	}
 	C.bge_reranker_free(x.ptr)
 	x.ptr = nil
+	died()
 	runtime.SetFinalizer(x, nil)
 	return nil
 }

@@ -17,6 +17,9 @@ use crate::settings::Settings;
 use crate::status::bge_status;
 use crate::text::{bge_str, fill, fits, texts as read_texts};
 
+/// The longest that a request may be told to wait for others.
+const LONGEST_WAIT_US: u32 = 1_000_000;
+
 /// What texts are, which decides instruction and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -98,7 +101,7 @@ pub extern "C" fn bge_embedder_open(
 }
 
 /// Makes an embedder join the requests of several threads: up to `max_batch` texts are encoded together, and the first
-/// request of an idle embedder waits up to `max_wait_us` microseconds for others. Vectors do not change by it. Call it
+/// request of an idle embedder waits up to `max_wait_us` microseconds, a second at most, for others. Vectors do not change by it. Call it
 /// before other threads use the embedder; calling it again changes the limits.
 ///
 /// Since: 0.1
@@ -115,6 +118,11 @@ pub extern "C" fn bge_embedder_coalesce(
         let _entered = embedder.health.enter("embedder")?;
         if max_batch == 0 {
             return Err(bge_error::argument("max_batch", "a batch has at least one text"));
+        }
+        if max_wait_us > LONGEST_WAIT_US {
+            let message =
+                format!("{max_wait_us} microseconds; at most {LONGEST_WAIT_US}, a second, may be waited");
+            return Err(bge_error::argument("max_wait_us", message));
         }
         let limits = QueueLimits {
             max_batch,

@@ -147,6 +147,20 @@ fn an_error_names_the_nearest_setting() {
 }
 
 #[test]
+fn requests_wait_for_others_a_second_at_most() {
+    let mut embedder = embedder();
+    let mut coalesce =
+        |max_batch, max_wait_us| bge_embedder_coalesce(Some(&mut embedder), max_batch, max_wait_us, None);
+    assert_eq!(coalesce(0, 1), bge_status::InvalidArgument);
+    for too_long in [1_000_001, u32::MAX] {
+        assert_eq!(coalesce(8, too_long), bge_status::InvalidArgument);
+    }
+    assert_eq!(coalesce(usize::MAX, 0), bge_status::Ok);
+    assert_eq!(encode(&embedder, &[bge_str::of("a text")]).len(), 32);
+    bge_embedder_free(Some(embedder));
+}
+
+#[test]
 fn sixteen_threads_get_the_same_bytes_joined_or_not_while_others_open_and_free() {
     let mut shared = embedder();
     let texts: Vec<String> = (0..16).map(|i| format!("text {i} of the moon")).collect();

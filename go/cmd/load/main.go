@@ -1,4 +1,5 @@
-// Loads the service of examples/cpp_search: load -url URL [-clients N] [-for 3s] [-reload MODEL,MODEL]. Fails on any wrong answer.
+// Loads a search service, examples/cpp_search or go/cmd/serve: load -url URL [-clients N] [-for 3s] [-reload MODEL,MODEL]
+// [-queries queries.jsonl]. Three searches to one /embed of two texts. Fails on any wrong answer.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"log"
 	"net/http"
 	"net/url"
+	"os"
 	"sort"
 	"strings"
 	"sync"
@@ -69,12 +71,38 @@ func embed(base, text string) error {
 	return nil
 }
 
+// readQueries reads the texts of a BEIR queries.jsonl; no path, no queries.
+func readQueries(path string) (queries []string, err error) {
+	if path == "" {
+		return nil, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	for rows := json.NewDecoder(file); ; {
+		var row struct{ Text string }
+		if err := rows.Decode(&row); err == io.EOF {
+			return queries, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		queries = append(queries, row.Text)
+	}
+}
+
 func main() {
 	base := flag.String("url", "", "where the service is")
 	clients := flag.Int("clients", 16, "how many ask at once")
 	duration := flag.Duration("for", 3*time.Second, "how long")
 	reload := flag.String("reload", "", "models to swap between meanwhile")
+	asked := flag.String("queries", "", "a queries.jsonl to ask from, instead of made-up questions")
 	flag.Parse()
+	queries, err := readQueries(*asked)
+	if err != nil {
+		log.Fatal(err)
+	}
 	for _, wrong := range []string{`{`, `{"texts": 1}`, `{"texts": ["a"], "role": "x"}`} {
 		status, body, err := read(client.Post(*base+"/embed", "application/json", strings.NewReader(wrong)))
 		if err != nil || status != 400 || !json.Valid(body) {
@@ -90,6 +118,9 @@ func main() {
 			defer all.Done()
 			for n := 0; time.Now().Before(end); n++ {
 				begun, text := time.Now(), fmt.Sprintf("what melts ice %d %d?", i, n)
+				if len(queries) > 0 {
+					text = queries[(i*7919+n)%len(queries)]
+				}
 				ask := search
 				if n%4 == 3 {
 					ask = embed
