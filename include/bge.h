@@ -538,8 +538,8 @@ bge_status bge_embedder_open(const struct bge_config *config,
                              struct bge_error **error);
 
 // Makes an embedder join the requests of several threads: up to `max_batch` texts are encoded together, and the first
-// request of an idle embedder waits up to `max_wait_us` microseconds, a second at most, for others. Vectors do not change by it. Call it
-// before other threads use the embedder; calling it again changes the limits.
+// request of an idle embedder waits up to `max_wait_us` microseconds, a second at most, for others. Vectors do not
+// change by it. Call it before other threads use the embedder; calling it again changes the limits.
 //
 // Since: 0.1
 BGE_API

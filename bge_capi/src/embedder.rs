@@ -101,8 +101,8 @@ pub extern "C" fn bge_embedder_open(
 }
 
 /// Makes an embedder join the requests of several threads: up to `max_batch` texts are encoded together, and the first
-/// request of an idle embedder waits up to `max_wait_us` microseconds, a second at most, for others. Vectors do not change by it. Call it
-/// before other threads use the embedder; calling it again changes the limits.
+/// request of an idle embedder waits up to `max_wait_us` microseconds, a second at most, for others. Vectors do not
+/// change by it. Call it before other threads use the embedder; calling it again changes the limits.
 ///
 /// Since: 0.1
 #[expect(unsafe_code, reason = "the symbol is C's")]
