@@ -384,6 +384,12 @@ impl FinetuneConfig {
             findings.error("config.conflict", "nproc_per_node", message);
         }
         findings.count("ddp_timeout", training.ddp_timeout, 1, MAX_SECONDS);
+        findings.count("zero_stage", training.zero_stage, 0, 3);
+        if training.zero_stage > 0 && ranks == 1 {
+            let message =
+                "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
+            findings.warning("config.no_effect", "zero_stage", message);
+        }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
             findings.count("sub_batch_size", size, 1, MAX_BATCH);
