@@ -219,7 +219,7 @@ const MAX_RANKS: usize = 1024;
 const MAX_SECONDS: usize = 366 * 24 * 3600;
 
 impl FinetuneConfig {
-    /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at.
+    /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at but the file of `deepspeed`.
     ///
     /// The error is everything that is wrong, with the warnings.
     pub fn check(self) -> Result<CheckedConfig, Vec<Issue>> {
@@ -251,6 +251,7 @@ impl FinetuneConfig {
             self.check_steps(&mut findings);
             self.check_evaluation(&mut findings);
         }
+        self.check_deepspeed(&mut findings);
         self.check_machine(&mut findings);
         self.check_module(module, &mut findings);
         findings.finish_for(module, self)
