@@ -135,7 +135,7 @@ impl Reader<'_> {
                     key,
                     value,
                     "per_device_train_batch_size",
-                    training.per_device_train_batch_size,
+                    &training.per_device_train_batch_size,
                 );
             }
             "gradient_accumulation_steps" => {
@@ -143,16 +143,16 @@ impl Reader<'_> {
                     key,
                     value,
                     "gradient_accumulation_steps",
-                    training.gradient_accumulation_steps,
+                    &training.gradient_accumulation_steps,
                 );
             }
             "train_batch_size" => {
                 let product = "per_device_train_batch_size × gradient_accumulation_steps × ranks";
-                self.equal(key, value, product, self.config.train_batch_size());
+                self.equal(key, value, product, &self.config.train_batch_size());
             }
-            "gradient_clipping" => self.equal(key, value, "max_grad_norm", training.max_grad_norm),
-            "fp16.enabled" => self.equal(key, value, "fp16", training.fp16),
-            "bf16.enabled" => self.equal(key, value, "bf16", training.bf16),
+            "gradient_clipping" => self.equal(key, value, "max_grad_norm", &training.max_grad_norm),
+            "fp16.enabled" => self.equal(key, value, "fp16", &training.fp16),
+            "bf16.enabled" => self.equal(key, value, "bf16", &training.bf16),
             "optimizer.type" => {
                 if !matches!(value.as_str(), Some("AdamW" | "Adam")) {
                     self.refuse(key, value, "bge trains with AdamW only");
@@ -160,21 +160,21 @@ impl Reader<'_> {
             }
             "optimizer.params.adam_w_mode" if *value != Value::Bool(false) => self.idle.push(key.to_owned()),
             "optimizer.params.adam_w_mode" => self.refuse(key, value, "weight decay is decoupled here"),
-            "optimizer.params.lr" => self.equal(key, value, "learning_rate", training.learning_rate),
+            "optimizer.params.lr" => self.equal(key, value, "learning_rate", &training.learning_rate),
             "optimizer.params.betas" => {
                 let betas = json!([training.adam_beta1, training.adam_beta2]);
                 self.same(key, value, "[adam_beta1, adam_beta2]", &betas);
             }
-            "optimizer.params.eps" => self.equal(key, value, "adam_epsilon", training.adam_epsilon),
+            "optimizer.params.eps" => self.equal(key, value, "adam_epsilon", &training.adam_epsilon),
             "optimizer.params.weight_decay" => {
-                self.equal(key, value, "weight_decay", training.weight_decay);
+                self.equal(key, value, "weight_decay", &training.weight_decay);
             }
             "scheduler.type" => self.schedule(key, value),
             "scheduler.params.warmup_min_lr" => {
-                self.equal(key, value, "the rate before the first step", 0.0);
+                self.equal(key, value, "the rate before the first step", &0.0);
             }
             "scheduler.params.warmup_max_lr" => {
-                self.equal(key, value, "learning_rate", training.learning_rate)
+                self.equal(key, value, "learning_rate", &training.learning_rate);
             }
             "scheduler.params.warmup_num_steps" => {
                 let own = self.config.warmup_number();
@@ -232,7 +232,7 @@ impl Reader<'_> {
     }
 
     /// Reports a value that is neither "auto" nor that of the setting.
-    fn equal(&mut self, key: &str, value: &Value, name: &str, own: impl Setting) {
+    fn equal(&mut self, key: &str, value: &Value, name: &str, own: &impl Setting) {
         self.same(key, value, name, &own.to_json());
     }
 

@@ -109,7 +109,7 @@ arguments! {
         /// What the ranks share out instead of each holding all of it: 1 the optimizer, 2 also gradients, 3 also weights. The
         /// result is that of 0 (from 2 on up to rounding), and so is the checkpoint.
         zero_stage: usize = 0, ours;
-        /// A JSON file of DeepSpeed, or its text: it gives `zero_stage`, and what else it says must be "auto" or what the other
+        /// A JSON file of `DeepSpeed`, or its text: it gives `zero_stage`, and what else it says must be "auto" or what the other
         /// settings say.
         deepspeed: Option<String> = None;
         /// Seconds that a rank waits for another before all end with an error.
