@@ -2,6 +2,7 @@
 
 #[path = "../bge_core/src/bin/bge/config.rs"]
 mod command;
+mod deepspeed;
 mod hostile;
 mod output;
 mod parsing;

@@ -3,6 +3,7 @@
 mod collectives;
 mod runs;
 mod steps;
+mod zero;
 
 use std::time::Duration;
 

@@ -34,6 +34,12 @@ fn a_deepspeed_file_has_numbers_where_upstreams_says_auto() {
     let flags = "--max_steps 200 --warmup_ratio 0.1 --learning_rate 1e-5 --gradient_accumulation_steps 4";
     let file: Value = serde_json::from_str(&rendered(flags, RenderFormat::DeepSpeed)).unwrap();
     assert_eq!(file["zero_optimization"]["stage"], 0);
+    let staged = rendered("--zero_stage 2 --nproc_per_node 4", RenderFormat::DeepSpeed);
+    let staged: Value = serde_json::from_str(&staged).unwrap();
+    assert_eq!(
+        (&staged["zero_optimization"]["stage"], &staged["train_batch_size"]),
+        (&json!(2), &json!(32))
+    );
     assert_eq!(file["optimizer"]["params"]["lr"], 1e-5);
     assert_eq!(file["scheduler"]["params"]["warmup_num_steps"], 20);
     assert_eq!(file["scheduler"]["params"]["total_num_steps"], 200);

@@ -251,3 +251,131 @@ fn ranks_are_written_and_read_again() {
         assert!(toml.lines().any(|found| found == line), "{toml}");
     }
 }
+
+#[test]
+fn stages_write_the_same_checkpoint_and_go_on_from_each_other() {
+    let place = Place::new();
+    let one = ["--gradient_accumulation_steps", "1", "--save_steps", "5"];
+    let staged = |stage: &'static str| [&one[..], &["--zero_stage", stage]].concat();
+    // The bytes do not say who held what.
+    for world in [2, 4] {
+        place.train(&format!("{world}-0"), world, &staged("0"));
+        for stage in ["1", "2", "3"] {
+            let name = format!("{world}-{stage}");
+            place.train(&name, world, &staged(stage));
+            let (zero, other) = (place.path(&format!("{world}-0")), place.path(&name));
+            for file in [
+                "model.safetensors",
+                "checkpoint-5/model.safetensors",
+                "checkpoint-5/optimizer.safetensors",
+                "checkpoint-5/trainer_state.json",
+            ] {
+                assert!(
+                    bytes(&zero, file) == bytes(&other, file),
+                    "{file}: {world} ranks, stage {stage}"
+                );
+            }
+        }
+    }
+    // From any to any.
+    let straight = place.path("2-0");
+    for (from, world, stage) in [
+        ("2-3", 2, "0"),
+        ("2-0", 2, "3"),
+        ("2-1", 2, "2"),
+        ("4-2", 1, "0"),
+        ("2-3", 4, "1"),
+    ] {
+        let output = format!("{from}-to-{world}-{stage}");
+        let checkpoint = place.path(from).join("checkpoint-5").display().to_string();
+        let more = [&staged(stage)[..], &["--resume_from_checkpoint", &checkpoint]].concat();
+        place.train(&output, world, &more);
+        let resumed = place.path(&output);
+        if world == 2 {
+            assert!(
+                bytes(&straight, "model.safetensors") == bytes(&resumed, "model.safetensors"),
+                "{output}"
+            );
+        }
+        let apart = distance(&straight, &resumed);
+        assert!(apart < 1e-6, "{output}: {apart:.2e}");
+    }
+}
+
+#[test]
+fn shared_out_weights_are_evaluated_and_the_best_are_kept() {
+    let place = Place::new();
+    beir(&place.path("beir"));
+    let beir = place.path("beir").display().to_string();
+    let more = |stage: &'static str| {
+        let line =
+            "--eval_strategy steps --eval_steps 3 --eval_on_start --load_best_model_at_end --zero_stage";
+        let words = line.split(' ').chain([stage]).map(str::to_owned);
+        words
+            .chain(["--eval_dataset".to_owned(), beir.clone()])
+            .collect::<Vec<_>>()
+    };
+    let run = |output: &str, stage: &'static str| {
+        let words = more(stage);
+        place.train(output, 2, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (zero, three) = (run("zero", "0"), run("three", "3"));
+    assert_eq!(zero.state.best_global_step, three.state.best_global_step);
+    assert!((zero.state.best_metric.unwrap() - three.state.best_metric.unwrap()).abs() < 1e-9);
+    let best = place
+        .path("three")
+        .join(format!("checkpoint-{}", three.state.best_global_step.unwrap()));
+    assert!(bytes(&best, "model.safetensors") == bytes(&place.path("three"), "model.safetensors"));
+    assert!(distance(&place.path("zero"), &place.path("three")) < 1e-6);
+}
+
+#[test]
+fn a_rank_that_fails_in_the_middle_of_a_run_leaves_a_checkpoint_to_go_on_from() {
+    let place = Place::new();
+    let fixture = bge_tests::fixture("parity/data/plain.jsonl");
+    let data = place.path("mine.jsonl");
+    let sound = std::fs::read(&fixture).unwrap();
+    for stage in ["0", "1", "2", "3"] {
+        std::fs::write(&data, &sound).unwrap();
+        let data = data.display().to_string();
+        let more = [
+            "--train_data",
+            &data,
+            "--zero_stage",
+            stage,
+            "--gradient_accumulation_steps",
+            "1",
+        ];
+        let (straight, broken) = (format!("straight-{stage}"), format!("broken-{stage}"));
+        place.train(&straight, 2, &more);
+
+        // After the first checkpoint every row from the third on turns into something else, in place.
+        let mut trainer = Trainer::new(settings(&place.words(&broken, 2, &more))).unwrap();
+        let mut breaks = |event: &TrainEvent<'_>| {
+            if let TrainEvent::Saved(_) = event {
+                let mut file = std::fs::OpenOptions::new().write(true).open(&data).unwrap();
+                let ends: Vec<usize> = (0..sound.len()).filter(|&at| sound[at] == b'\n').collect();
+                for end in ends.iter().skip(2) {
+                    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(*end as u64 - 1)).unwrap();
+                    std::io::Write::write_all(&mut file, b"!").unwrap();
+                }
+            }
+            Control::Continue
+        };
+        let started = std::time::Instant::now();
+        let error = trainer.run(&mut [&mut breaks]).unwrap_err();
+        assert!(started.elapsed() < super::LIMIT / 10);
+        assert!(error.to_string().contains("mine.jsonl"), "{error}");
+        assert!(!place.path(&broken).join("model.safetensors").exists());
+        drop(trainer);
+
+        std::fs::write(&data, &sound).unwrap();
+        let resumed = [&more[..], &["--resume_from_checkpoint", "True"]].concat();
+        place.train(&broken, 2, &resumed);
+        let (straight, broken) = (place.path(&straight), place.path(&broken));
+        assert!(
+            bytes(&straight, "model.safetensors") == bytes(&broken, "model.safetensors"),
+            "stage {stage}"
+        );
+    }
+}

@@ -22,7 +22,7 @@ struct Trained {
 }
 
 /// A batch that ranks can share.
-trait Shared: Clone + Send + Sync {
+pub(super) trait Shared: Clone + Send + Sync {
     fn share(&self, world: usize, rank: usize) -> Self;
 }
 
@@ -98,7 +98,7 @@ where
                     let share = |batches: &Vec<B>| batches.iter().map(|b| b.share(world, rank)).collect();
                     let own: Vec<Vec<B>> = steps.iter().map(share).collect();
                     let mut stepper = open();
-                    stepper.join(Arc::new(line));
+                    stepper.join(Arc::new(line)).unwrap();
                     work(stepper, &own).unwrap()
                 })
             })
@@ -160,7 +160,7 @@ fn assert_close(what: &str, one: &Trained, other: &Trained) {
     }
 }
 
-fn arguments(change: impl FnOnce(&mut TrainingArguments)) -> TrainingArguments {
+pub(super) fn arguments(change: impl FnOnce(&mut TrainingArguments)) -> TrainingArguments {
     let mut arguments = FinetuneConfig::default().training;
     arguments.learning_rate = 1e-3;
     arguments.weight_decay = 0.01;
@@ -173,19 +173,19 @@ fn arguments(change: impl FnOnce(&mut TrainingArguments)) -> TrainingArguments {
 }
 
 /// Raw scores of a teacher.
-fn scored(mut batch: TrainBatch, seed: usize) -> TrainBatch {
+pub(super) fn scored(mut batch: TrainBatch, seed: usize) -> TrainBatch {
     let score = |at| ((at * 37 + seed * 11) % 23) as f32 / 5.0;
     batch.teacher_scores = Some((0..batch.passages.len()).map(score).collect());
     batch
 }
 
-fn alone(mut batch: TrainBatch) -> TrainBatch {
+pub(super) fn alone(mut batch: TrainBatch) -> TrainBatch {
     batch.no_in_batch_neg = true;
     batch
 }
 
 /// Three steps of two micro-batches, made by `kind` of the number of the micro-batch.
-fn steps(
+pub(super) fn steps(
     vocab: usize,
     queries: usize,
     kind: impl Fn(TrainBatch, usize) -> TrainBatch,
@@ -366,7 +366,7 @@ fn a_rank_with_a_bad_batch_ends_all_with_its_error() {
                     scope.spawn(move || {
                         let line = Arc::new(line);
                         let mut stepper = Stepper::new(model(), settings, 10).unwrap();
-                        stepper.join(Arc::clone(&line) as Arc<dyn Communicator>);
+                        stepper.join(Arc::clone(&line) as Arc<dyn Communicator>).unwrap();
                         let error = stepper.step(&[batch.share(3, rank)]).unwrap_err();
                         line.fail(&error);
                         error

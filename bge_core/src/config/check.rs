@@ -219,7 +219,7 @@ const MAX_RANKS: usize = 1024;
 const MAX_SECONDS: usize = 366 * 24 * 3600;
 
 impl FinetuneConfig {
-    /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at.
+    /// Checks the settings for `encoder_only.base`. Nothing on disk is looked at but the file of `deepspeed`.
     ///
     /// The error is everything that is wrong, with the warnings.
     pub fn check(self) -> Result<CheckedConfig, Vec<Issue>> {
@@ -251,6 +251,7 @@ impl FinetuneConfig {
             self.check_steps(&mut findings);
             self.check_evaluation(&mut findings);
         }
+        self.check_deepspeed(&mut findings);
         self.check_machine(&mut findings);
         self.check_module(module, &mut findings);
         findings.finish_for(module, self)
@@ -384,6 +385,12 @@ impl FinetuneConfig {
             findings.error("config.conflict", "nproc_per_node", message);
         }
         findings.count("ddp_timeout", training.ddp_timeout, 1, MAX_SECONDS);
+        findings.count("zero_stage", training.zero_stage, 0, 3);
+        if training.zero_stage > 0 && ranks == 1 {
+            let message =
+                "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
+            findings.warning("config.no_effect", "zero_stage", message);
+        }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
             findings.count("sub_batch_size", size, 1, MAX_BATCH);

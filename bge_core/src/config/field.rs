@@ -357,13 +357,14 @@ impl Setting for Map<String, Value> {
 
 /// Values that upstream reads in a way of its own, turned into ours before they are parsed.
 ///
-/// A literal backslash-n in a format is a newline (`AbsArguments.py`), and these limits are off at 0 and below
+/// `deepspeed` may be the object itself (`TrainingArguments`); a literal backslash-n in a format is a newline (`AbsArguments.py`), and these limits are off at 0 and below
 /// (`AbsModeling.py`, `Trainer._rotate_checkpoints`).
 pub(crate) fn upstream_reading(name: &str, value: &Value) -> Option<Value> {
     match name {
         "sub_batch_size" | "save_total_limit" => {
             integer(value).filter(|limit| *limit <= 0).map(|_| Value::Null)
         }
+        "deepspeed" => value.is_object().then(|| Value::String(value.to_string())),
         "query_instruction_format"
         | "passage_instruction_format"
         | "query_instruction_format_for_retrieval"

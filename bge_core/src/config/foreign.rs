@@ -203,12 +203,6 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("dataloader_in_order", Takes::Switch, LOADER),
     refused("past_index", Takes::One, &["-1"], "embedders have no past state"),
     // Devices and launchers.
-    ignored(
-        "deepspeed",
-        Takes::One,
-        "ZeRO spreads one model over several devices and here every rank holds all of it; the learning rate follows Hugging \
-         Face's schedule, not DeepSpeed's logarithmic WarmupDecayLR, and biases and norms get no weight decay",
-    ),
     refused(
         "fsdp",
         Takes::Many,

@@ -10,6 +10,7 @@ mod check_steps;
 mod choices;
 mod data;
 mod declare;
+mod deepspeed;
 mod embedding;
 pub mod field;
 mod flags;

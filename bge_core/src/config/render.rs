@@ -7,9 +7,10 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::FinetuneConfig;
+use super::check::Findings;
 use super::choices::{LrSchedulerType, SaveStrategy};
 use super::declare::choices;
-use super::field::{Arguments, FieldDoc, FieldKind, Setting};
+use super::field::{Arguments, FieldDoc, FieldKind};
 use super::module::Module;
 use super::schema::groups;
 use super::shell::quote;
@@ -25,7 +26,7 @@ choices! {
         Flags = "flags",
         /// A command line of FlagEmbedding's.
         FlagEmbedding = "flagembedding",
-        /// A `DeepSpeed` file, stage 0, with numbers where upstream's says auto.
+        /// A `DeepSpeed` file of the run's stage, with numbers where upstream's says auto.
         DeepSpeed = "deepspeed",
     }
 }
@@ -47,6 +48,11 @@ impl FinetuneConfig {
         let mut upstream = self.clone();
         // The launcher has it.
         upstream.training.nproc_per_node = None;
+        if self.training.zero_stage > 0 {
+            upstream.training.zero_stage = 0;
+            let file = || self.smallest_deepspeed().to_string();
+            upstream.training.deepspeed.get_or_insert_with(file);
+        }
         let mut left_out = Vec::new();
         let defaults = Self::default();
         // Upstream has no evaluation, and its Trainer refuses an eval_strategy without data.
@@ -95,25 +101,14 @@ impl FinetuneConfig {
     /// The schedule is `WarmupDecayLR` made linear, where Hugging Face's is linear; else it is left out, and
     /// the Trainer brings its own.
     fn to_deepspeed(&self) -> Value {
-        let training = &self.training;
+        let mut resolved = self.clone();
+        resolved.check_deepspeed(&mut Findings::default());
+        let training = &resolved.training;
         let auto = || Value::from("auto");
-        let total = u64::try_from(training.max_steps).ok().filter(|steps| *steps > 0);
-        let warmup = match (training.warmup_steps, total) {
-            (steps, _) if steps >= 1.0 => steps.to_json(),
-            (share, Some(total)) => {
-                let share = if share > 0.0 { share } else { training.warmup_ratio };
-                (share * total as f64).ceil().to_json()
-            }
-            (0.0, None) if training.warmup_ratio == 0.0 => Value::from(0),
-            (_, None) => auto(),
-        };
-        let micro = training.per_device_train_batch_size;
-        let accumulation = training.gradient_accumulation_steps;
-        let batch = micro
-            .saturating_mul(accumulation)
-            .saturating_mul(training.world_size());
+        let total = self.total_steps();
+        let warmup = self.warmup_number().unwrap_or_else(auto);
         let mut file = json!({
-            "zero_optimization": { "stage": 0 },
+            "zero_optimization": { "stage": training.zero_stage },
             "fp16": {
                 "enabled": training.fp16,
                 "loss_scale": 0,
@@ -148,11 +143,11 @@ impl FinetuneConfig {
         }
         if let Some(map) = file.as_object_mut() {
             let rest = json!({
-                "gradient_accumulation_steps": accumulation,
+                "gradient_accumulation_steps": training.gradient_accumulation_steps,
                 "gradient_clipping": training.max_grad_norm,
                 "steps_per_print": 100,
-                "train_batch_size": batch,
-                "train_micro_batch_size_per_gpu": micro,
+                "train_batch_size": self.train_batch_size(),
+                "train_micro_batch_size_per_gpu": training.per_device_train_batch_size,
                 "wall_clock_breakdown": false,
             });
             map.extend(rest.as_object().cloned().unwrap_or_default());

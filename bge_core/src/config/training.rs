@@ -106,6 +106,12 @@ arguments! {
         /// The ranks that share a step, as torchrun's flag: each takes `per_device_train_batch_size` queries and a part of the
         /// processor's threads. The number of `devices` if not given.
         nproc_per_node: Option<usize> = None, ours;
+        /// What the ranks share out instead of each holding all of it: 1 the optimizer, 2 also gradients, 3 also weights. The
+        /// result is that of 0 (from 2 on up to rounding), and so is the checkpoint.
+        zero_stage: usize = 0, ours;
+        /// A JSON file of `DeepSpeed`, or its text: it gives `zero_stage`, and what else it says must be "auto" or what the other
+        /// settings say.
+        deepspeed: Option<String> = None;
         /// Seconds that a rank waits for another before all end with an error.
         ddp_timeout: usize = 1800;
 

@@ -1,8 +1,8 @@
 //! Ranks that train one model together: what they say to each other, and how one failure ends them all.
 //!
-//! A rank holds a copy of the model and a share of every batch. [`Solo`] is the world of one and costs nothing; the ranks of
-//! a [`ThreadGroup`] are threads of this process. Every sum is made in the order of the ranks, so that all of them
-//! hold the same bits, whoever came first.
+//! A rank holds a copy of the model, or its block of what the ranks share out (`zero_stage`), and a share of every batch.
+//! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process. Every sum is made
+//! in the order of the ranks, so that all of them hold the same bits, whoever came first.
 //!
 //! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
 //! that does not come within the limit is an error on every rank and not a hang.

@@ -1,6 +1,7 @@
 //! BERT and XLM-RoBERTa encoders (Devlin et al. 2019, Conneau et al. 2020), post-norm, with explicit backward.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -11,7 +12,7 @@ use crate::config::PoolingMethod;
 use crate::error::{Result, bail};
 use crate::nn::{
     Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
-    ParamStore, ResidualNorm, ResidualNormRecord, TableSizes,
+    ParamStore, Part, ResidualNorm, ResidualNormRecord, TableSizes, Watcher,
 };
 
 /// What a forward pass keeps for the backward.
@@ -32,6 +33,8 @@ pub struct Bert {
     params: ParamStore,
     embeddings: Embeddings,
     layers: Vec<Layer>,
+    /// Who must know which part runs.
+    watcher: Option<Arc<dyn Watcher>>,
 }
 
 #[derive(Clone, Debug)]
@@ -198,6 +201,7 @@ impl Bert {
             params,
             embeddings,
             layers,
+            watcher: None,
         })
     }
 
@@ -239,9 +243,12 @@ impl Bert {
             key,
             tokens: batch.identities(),
         });
+        self.enter(Part::Tables)?;
         let (mut x, embeddings) = self.embeddings.forward(batch.rows(), plan, 0)?;
+        self.leave(Part::Tables)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
+            self.enter(Part::Layer(index))?;
             let view = self.view(index, batch, rows, plan, &first);
             match keep {
                 Keep::Nothing => x = layer.forward(&x, view)?,
@@ -255,6 +262,7 @@ impl Bert {
                     x = y;
                 }
             }
+            self.leave(Part::Layer(index))?;
         }
         let record = (keep != Keep::Nothing).then_some(BertRecord { embeddings, layers });
         Ok((x, record))
@@ -295,6 +303,8 @@ impl Bert {
         } = record;
         let mut gradient = d_hidden;
         for (index, layer) in self.layers.iter().enumerate().rev() {
+            let part = Part::Layer(index);
+            self.enter(part)?;
             let view = self.view(index, batch, rows, plan, &first);
             let record = match layers.pop() {
                 Some(LayerRecord::Full(record)) => *record,
@@ -302,9 +312,65 @@ impl Bert {
                 None => bail!(Internal, "a layer kept no record"),
             };
             gradient = layer.backward(record, &gradient, view, grads)?;
+            self.leave(part)?;
+            self.collect(part, grads)?;
         }
         self.embeddings
-            .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)
+            .backward(batch.rows(), &gradient, &embeddings, plan, 0, grads)?;
+        self.collect(Part::Tables, grads)?;
+        self.collect(Part::Rest, grads)
+    }
+
+    /// Tells `watcher` from now on which part runs.
+    pub(crate) fn watch(&mut self, watcher: Arc<dyn Watcher>) {
+        self.watcher = Some(watcher);
+    }
+
+    /// The passes to make where this rank needs `own`: as many as any other rank, if they meet in every pass.
+    pub(crate) fn passes(&self, own: usize) -> Result<usize> {
+        self.watcher
+            .as_ref()
+            .map_or(Ok(own), |watcher| watcher.passes(own))
+    }
+
+    /// A forward of nothing, for a rank that has less to compute than others.
+    pub(crate) fn idle_forward(&self) -> Result<()> {
+        let layers = (0..self.layers.len()).map(Part::Layer);
+        for part in std::iter::once(Part::Tables).chain(layers) {
+            self.enter(part)?;
+            self.leave(part)?;
+        }
+        Ok(())
+    }
+
+    /// A backward of nothing.
+    pub(crate) fn idle_backward(&self, grads: &mut Gradients) -> Result<()> {
+        for part in (0..self.layers.len()).rev().map(Part::Layer) {
+            self.enter(part)?;
+            self.leave(part)?;
+            self.collect(part, grads)?;
+        }
+        self.collect(Part::Tables, grads)?;
+        self.collect(Part::Rest, grads)
+    }
+
+    fn enter(&self, part: Part) -> Result<()> {
+        self.watcher
+            .as_ref()
+            .map_or(Ok(()), |watcher| watcher.enter(part))
+    }
+
+    fn leave(&self, part: Part) -> Result<()> {
+        self.watcher
+            .as_ref()
+            .map_or(Ok(()), |watcher| watcher.leave(part))
+    }
+
+    /// The gradients of a part are complete for this pass; [`Bert::backward`] says so itself.
+    pub(crate) fn collect(&self, part: Part, grads: &mut Gradients) -> Result<()> {
+        self.watcher
+            .as_ref()
+            .map_or(Ok(()), |watcher| watcher.collect(part, grads))
     }
 
     /// One vector per text, `[n, D]`, and the record for [`Bert::vectors_backward`] unless `keep` is nothing.

@@ -13,7 +13,7 @@ use super::folder::ModelFolder;
 use super::weights::read_weights_and;
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::{Issue, Severity};
-use crate::nn::{DropoutPlan, Gradients, ParamStore, ScoreHead, ScoreHeadRecord};
+use crate::nn::{DropoutPlan, Gradients, ParamStore, ScoreHead, ScoreHeadRecord, Watcher};
 use crate::random::{Draws, Stream, key};
 
 /// `BertForSequenceClassification`, `XLMRobertaForSequenceClassification` and the latter's relatives, with one label.
@@ -112,6 +112,11 @@ impl CrossEncoder {
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()
+    }
+
+    /// Tells `watcher` from now on which part runs.
+    pub(crate) fn watch(&mut self, watcher: std::sync::Arc<dyn Watcher>) {
+        self.encoder.watch(watcher);
     }
 
     /// All weights, of encoder and head.

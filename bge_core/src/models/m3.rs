@@ -12,7 +12,7 @@ use super::torch_file::{read_state_dict, write_state_dict};
 use super::weights::{read_file, read_weights, write_weights_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::{Issue, Severity};
-use crate::nn::{Gradients, Linear, ParamStore, read, tensor, update};
+use crate::nn::{Gradients, Linear, ParamStore, Watcher, read, tensor, update};
 use crate::random::{Draws, Stream, key};
 
 const SPARSE: &str = "sparse_linear";
@@ -147,6 +147,11 @@ impl M3 {
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()
+    }
+
+    /// Tells `watcher` from now on which part runs.
+    pub(crate) fn watch(&mut self, watcher: std::sync::Arc<dyn Watcher>) {
+        self.encoder.watch(watcher);
     }
 
     /// All weights, of encoder and heads.

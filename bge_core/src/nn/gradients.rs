@@ -74,6 +74,20 @@ impl Gradients {
         self.contribute(param, |values, _| values.copy_from_slice(numbers))
     }
 
+    /// Forgets a weight's gradient and its memory.
+    pub(crate) fn release(&mut self, id: usize) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.value = None;
+            slot.live = false;
+        }
+    }
+
+    /// Bytes of all gradients that have memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = |slot: &Slot| slot.value.as_ref().map_or(0, Tensor::elem_count);
+        self.slots.iter().map(floats).sum::<usize>() * size_of::<f32>()
+    }
+
     /// Forgets all contributions and keeps the memory for the next step.
     pub fn clear(&mut self) {
         for slot in &mut self.slots {

@@ -12,6 +12,7 @@ mod head;
 mod layers;
 pub(crate) mod ops;
 mod params;
+mod parts;
 mod tensors;
 
 pub use embeddings::{Embeddings, EmbeddingsRecord, TableSizes, TokenRows};
@@ -22,7 +23,8 @@ pub use layers::{
 };
 pub use ops::activation::Activation;
 pub use params::{Param, ParamStore};
-pub(crate) use tensors::{read, tensor, update};
+pub(crate) use parts::{Part, Watcher};
+pub(crate) use tensors::{held, put_back, read, take_out, tensor, update};
 
 use ops::dropout::Dropout;
 

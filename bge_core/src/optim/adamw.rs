@@ -1,4 +1,7 @@
 //! `AdamW` over named parameters, in place, one pass over the memory.
+//!
+//! The moments are two flat buffers over the stretches of the parameters that this optimizer holds: all of them, or, where
+//! ranks share it out, some.
 
 use std::collections::BTreeMap;
 
@@ -51,13 +54,22 @@ pub struct Parameter {
     pub decay: bool,
 }
 
-/// What the optimizer remembers of one parameter.
-#[derive(Clone, Debug)]
-struct State {
-    /// How often it was updated; a step without a gradient does not count.
-    steps: u64,
-    first: Vec<f32>,
-    second: Vec<f32>,
+/// A stretch of one parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The parameter's place in [`AdamW::parameters`].
+    pub(crate) parameter: usize,
+    /// The first of its elements.
+    pub(crate) first: usize,
+    /// The number of elements.
+    pub(crate) length: usize,
+}
+
+impl Span {
+    /// The elements within their parameter.
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.length
+    }
 }
 
 /// `AdamW` (Loshchilov and Hutter 2019) with the arithmetic of `torch.optim.AdamW`: weight decay first, then the
@@ -66,7 +78,14 @@ struct State {
 pub struct AdamW {
     config: AdamWConfig,
     parameters: Vec<Parameter>,
-    states: Vec<State>,
+    /// How often each parameter was updated; a step without a gradient does not count.
+    steps: Vec<u64>,
+    /// The stretches that have moments, in the order of the buffers.
+    spans: Vec<Span>,
+    /// Whether the stretches are the whole parameters in their order.
+    whole: bool,
+    first: Vec<f32>,
+    second: Vec<f32>,
 }
 
 impl AdamW {
@@ -97,19 +116,61 @@ impl AdamW {
         if let Some(twice) = parameters.iter().find(|p| !seen.insert(p.name.as_str())) {
             bail!(InvalidArgument, "the parameter `{}` is given twice", twice.name);
         }
-        let states = parameters
-            .iter()
-            .map(|parameter| State {
-                steps: 0,
-                first: vec![0.0; parameter.len],
-                second: vec![0.0; parameter.len],
-            })
-            .collect();
+        let whole = |(at, parameter): (usize, &Parameter)| Span {
+            parameter: at,
+            first: 0,
+            length: parameter.len,
+        };
         Ok(Self {
             config,
             parameters: parameters.to_vec(),
-            states,
-        })
+            steps: vec![0; parameters.len()],
+            spans: parameters.iter().enumerate().map(whole).collect(),
+            whole: true,
+            first: Vec::new(),
+            second: Vec::new(),
+        }
+        .with_fresh_moments())
+    }
+
+    /// The optimizer of a rank that holds only some stretches of the parameters; the other ranks hold the rest.
+    ///
+    /// It starts afresh, and [`AdamW::update_span`] takes the place of [`AdamW::step`]. Refuses a stretch outside of its parameter.
+    pub(crate) fn part(&self, spans: Vec<Span>) -> Result<Self> {
+        for span in &spans {
+            let len = self.parameters.get(span.parameter).map_or(0, |p| p.len);
+            if span.first.checked_add(span.length).is_none_or(|end| end > len) {
+                bail!(
+                    InvalidArgument,
+                    "a stretch of {} elements from {} does not fit parameter {} of {len}",
+                    span.length,
+                    span.first,
+                    span.parameter
+                );
+            }
+        }
+        Ok(Self {
+            config: self.config,
+            parameters: self.parameters.clone(),
+            steps: vec![0; self.parameters.len()],
+            spans,
+            whole: false,
+            first: Vec::new(),
+            second: Vec::new(),
+        }
+        .with_fresh_moments())
+    }
+
+    fn with_fresh_moments(mut self) -> Self {
+        let length = self.spans.iter().map(|span| span.length).sum();
+        self.first = vec![0.0; length];
+        self.second = vec![0.0; length];
+        self
+    }
+
+    /// Bytes of the moments.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.first.as_slice()) + size_of_val(self.second.as_slice())
     }
 
     /// The parameters in the order of [`AdamW::step`].
@@ -153,6 +214,9 @@ impl AdamW {
             }
         }
 
+        if !self.whole {
+            bail!(InvalidArgument, "this rank holds only a part of the optimizer");
+        }
         for (index, (value, gradient)) in values.iter_mut().zip(gradients).enumerate() {
             if let Some(gradient) = gradient {
                 self.update(index, lr, scale, value, gradient);
@@ -164,17 +228,42 @@ impl AdamW {
     /// Updates one parameter, by its place in [`AdamW::parameters`]; [`AdamW::step`] for callers whose weights
     /// cannot all be borrowed at once. Slices of a wrong length are a bug of the caller and change nothing past the shortest.
     pub fn update(&mut self, index: usize, lr: f64, scale: f32, value: &mut [f32], gradient: &[f32]) {
-        let (Some(parameter), Some(state)) = (self.parameters.get(index), self.states.get_mut(index)) else {
-            debug_assert!(false, "there is no parameter {index}");
+        debug_assert!(self.whole, "this rank holds only a part of the optimizer");
+        self.count(index);
+        let before = self.spans.iter().take(index).map(|span| span.length).sum();
+        self.update_span(index, before, lr, scale, value, gradient);
+    }
+
+    /// Counts an update of a parameter. Every rank counts it once, before it updates the stretches that it holds.
+    pub(crate) fn count(&mut self, parameter: usize) {
+        if let Some(steps) = self.steps.get_mut(parameter) {
+            *steps += 1;
+        }
+    }
+
+    /// Updates one stretch, by its place among those it holds; `before` is the length of all stretches before it.
+    pub(crate) fn update_span(
+        &mut self,
+        span: usize,
+        before: usize,
+        lr: f64,
+        scale: f32,
+        value: &mut [f32],
+        gradient: &[f32],
+    ) {
+        let Some(&Span {
+            parameter, length, ..
+        }) = self.spans.get(span)
+        else {
+            debug_assert!(false, "there is no stretch {span}");
             return;
         };
-        debug_assert_eq!([value.len(), gradient.len()], [parameter.len; 2]);
-        state.steps += 1;
-        let scalars = Scalars::new(&self.config, parameter.decay, state.steps, lr, scale);
-        let moments = state
-            .first
+        debug_assert_eq!([value.len(), gradient.len()], [length; 2]);
+        let (decay, steps) = (self.parameters[parameter].decay, self.steps[parameter]);
+        let scalars = Scalars::new(&self.config, decay, steps, lr, scale);
+        let moments = self.first[before..before + length]
             .par_chunks_mut(PIECE)
-            .zip(state.second.par_chunks_mut(PIECE));
+            .zip(self.second[before..before + length].par_chunks_mut(PIECE));
         let weights = value.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
         weights
             .zip(moments)
@@ -186,30 +275,43 @@ impl AdamW {
             });
     }
 
-    /// The moments as named tensors: `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter.
+    /// First and second moments of all stretches, one after another.
+    pub(crate) fn moments(&self) -> [&[f32]; 2] {
+        [&self.first, &self.second]
+    }
+
+    /// The moments as named tensors: `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter; none of a part of a
+    /// shared-out optimizer.
     pub fn state_tensors(&self) -> BTreeMap<String, &[f32]> {
-        self.parameters
-            .iter()
-            .zip(&self.states)
-            .flat_map(|(parameter, state)| {
-                [
-                    (format!("{FIRST}{}", parameter.name), state.first.as_slice()),
-                    (format!("{SECOND}{}", parameter.name), state.second.as_slice()),
-                ]
-            })
-            .collect()
+        let mut tensors = BTreeMap::new();
+        if !self.whole {
+            return tensors;
+        }
+        let mut at = 0;
+        for Parameter { name, len, .. } in &self.parameters {
+            for (prefix, moments) in [(FIRST, &self.first), (SECOND, &self.second)] {
+                tensors.insert(format!("{prefix}{name}"), &moments[at..at + len]);
+            }
+            at += len;
+        }
+        tensors
+    }
+
+    /// The names that [`AdamW::state_tensors`] gives first and second moments of a parameter.
+    pub(crate) fn state_names(parameter: &Parameter) -> [String; 2] {
+        [FIRST, SECOND].map(|prefix| format!("{prefix}{}", parameter.name))
     }
 
     /// How often each parameter was updated, by name.
     pub fn state_steps(&self) -> BTreeMap<String, u64> {
         self.parameters
             .iter()
-            .zip(&self.states)
-            .map(|(parameter, state)| (parameter.name.clone(), state.steps))
+            .zip(&self.steps)
+            .map(|(parameter, steps)| (parameter.name.clone(), *steps))
             .collect()
     }
 
-    /// Takes back what [`AdamW::state_tensors`] and [`AdamW::state_steps`] gave.
+    /// Takes back what [`AdamW::state_tensors`] and [`AdamW::state_steps`] gave; a part takes its stretches.
     ///
     /// Names and lengths must be exactly those of the parameters; on an error nothing was changed.
     pub fn load_state(
@@ -217,7 +319,8 @@ impl AdamW {
         mut tensors: BTreeMap<String, Vec<f32>>,
         steps: &BTreeMap<String, u64>,
     ) -> Result<()> {
-        let mut states = Vec::with_capacity(self.parameters.len());
+        let mut counts = Vec::with_capacity(self.parameters.len());
+        let mut moments = Vec::with_capacity(self.parameters.len());
         for parameter in &self.parameters {
             let mut take = |prefix: &str| -> Result<Vec<f32>> {
                 let name = format!("{prefix}{}", parameter.name);
@@ -245,7 +348,8 @@ impl AdamW {
                     parameter.name
                 );
             };
-            states.push(State { steps, first, second });
+            counts.push(steps);
+            moments.push([first, second]);
         }
         let known = |name: &String| self.parameters.iter().any(|p| &p.name == name);
         if let Some(name) = tensors.keys().next().or(steps.keys().find(|name| !known(name))) {
@@ -254,7 +358,14 @@ impl AdamW {
                 "the optimizer state has `{name}`, which the model lacks; it belongs to another model or another set of trained parameters"
             );
         }
-        self.states = states;
+        self.steps = counts;
+        let mut at = 0;
+        for span in &self.spans {
+            let [first, second] = &moments[span.parameter];
+            self.first[at..at + span.length].copy_from_slice(&first[span.range()]);
+            self.second[at..at + span.length].copy_from_slice(&second[span.range()]);
+            at += span.length;
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 /// Elements that are summed as one piece; fixed, so that the order of additions never depends on the machine.
-const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 12;
 
 /// Accumulators inside a piece, so that the additions need not wait for each other.
 const LANES: usize = 8;
@@ -13,12 +13,16 @@ const LANES: usize = 8;
 /// The order of the additions depends on the lengths alone, not on the number of threads. A NaN or an infinity
 /// anywhere makes the result not finite, which is how a broken gradient is found.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
+    piece_sums(gradients).iter().sum::<f64>().sqrt()
+}
+
+/// The sums of squares of all pieces, in order. Ranks that hold whole pieces can add them up to the norm of one rank.
+pub(crate) fn piece_sums<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> Vec<f64> {
     let pieces: Vec<&[f32]> = gradients
         .into_iter()
         .flat_map(|gradient| gradient.chunks(PIECE))
         .collect();
-    let sums: Vec<f64> = pieces.par_iter().map(|piece| squares(piece)).collect();
-    sums.iter().sum::<f64>().sqrt()
+    pieces.par_iter().map(|piece| squares(piece)).collect()
 }
 
 /// The sum of squares of one piece.

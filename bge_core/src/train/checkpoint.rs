@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::objective::Card;
 use super::state::TrainerState;
 use super::step::Stepper;
+use super::zero::Moments;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{self, NewFolder};
 use crate::models::weights::{read_file, write_file};
-use crate::nn::{read, update};
+use crate::nn::read;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const SETTINGS: &str = "config.toml";
@@ -30,19 +31,22 @@ impl SaveContext {
         self.output_dir.join(format!("checkpoint-{step}"))
     }
 
-    /// Writes `checkpoint-N`, whole or not at all.
-    pub(crate) fn save_checkpoint(&self, stepper: &Stepper, state: &mut TrainerState) -> Result<PathBuf> {
+    /// Writes `checkpoint-N`, whole or not at all; `moments` are the optimizer's of all ranks.
+    pub(crate) fn save_checkpoint(
+        &self,
+        stepper: &Stepper,
+        moments: &Moments<'_>,
+        state: &mut TrainerState,
+    ) -> Result<PathBuf> {
         let place = self.place(state.global_step);
         let folder = NewFolder::start(&place)?;
         self.save_model(folder.path(), stepper)?;
-        let optimizer = stepper.optimizer();
-        state.own_mut().optimizer_steps = optimizer.state_steps();
-        let tensors = optimizer.state_tensors();
-        let shapes: Vec<[usize; 1]> = tensors.values().map(|values| [values.len()]).collect();
-        let arrays: Vec<_> = tensors
+        state.own_mut().optimizer_steps = stepper.optimizer().state_steps();
+        let shapes: Vec<[usize; 1]> = moments.values().map(|values| [values.len()]).collect();
+        let arrays: Vec<_> = moments
             .iter()
             .zip(&shapes)
-            .map(|((name, values), shape)| (name.as_str(), shape.as_slice(), *values))
+            .map(|((name, values), shape)| (name.as_str(), shape.as_slice(), &**values))
             .collect();
         write_file(&folder.path().join(OPTIMIZER), &arrays)?;
         state.write(folder.path())?;
@@ -74,7 +78,7 @@ impl SaveContext {
 /// Puts a checkpoint's weights, and optimizer state if asked for, into a stepper of the same model.
 pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerState>) -> Result<()> {
     let mut weights = stepper.objective().read(folder)?;
-    for (name, value, _) in stepper.objective().params().iter() {
+    for (id, (name, value, _)) in stepper.objective().params().iter().enumerate() {
         let saved = weights
             .remove(name)
             .filter(|saved| saved.dims() == value.dims())
@@ -85,8 +89,7 @@ pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerS
                     .with_path(folder)
                     .with_field(name)
             })?;
-        let saved = read(&saved)?;
-        update(value, |value| value.copy_from_slice(&saved))?;
+        stepper.set_weight(id, value, &read(&saved)?)?;
     }
     let Some(state) = state else {
         return Ok(());

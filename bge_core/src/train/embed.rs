@@ -8,6 +8,8 @@
 //! With `negatives_cross_device` the ranks give each other their passages' vectors. Each computes the loss of its own queries
 //! against all passages and gives back the gradients of those that are not its own, so that the sum over the ranks is the gradient
 //! of one rank with the joined batch.
+//!
+//! Ranks that share out gradients or weights (`zero_stage`) meet in every pass; one with fewer chunks makes idle passes.
 
 use candle_core::{Tensor, Var};
 
@@ -64,7 +66,8 @@ impl Embedding {
     ) -> Result<Measured> {
         let share = batch.share(ranks)?;
         let chunks = batch.chunks(model.config(), self.sub_batch_size, &share)?;
-        let alone = chunks.len() == 1;
+        let passes = model.passes(chunks.len())?;
+        let alone = passes == 1;
         let mut vectors = Vec::with_capacity(chunks.len());
         let mut kept: Option<BertRecord> = None;
         for chunk in &chunks {
@@ -72,6 +75,9 @@ impl Embedding {
             let (part, record) = model.vectors(chunk, self.pooling, keep, dropout)?;
             kept = record;
             vectors.push(part);
+        }
+        for _ in chunks.len()..passes {
+            model.idle_forward()?;
         }
         let width = model.config().hidden_size;
         let joined = if vectors.is_empty() {
@@ -83,24 +89,32 @@ impl Embedding {
         let found = match (crossing, &joined) {
             (true, vectors) => self.loss_across(ranks, &share, batch, vectors.as_ref(), width, weight)?,
             (false, Some(vectors)) => Some(self.loss(&share, batch, vectors, weight)?),
-            (false, None) => None,
-        };
-        let Some((measured, gradients)) = found else {
-            return Ok(Measured::default()); // this rank has no part in the batch
+            (false, None) => None, // this rank has no part in the batch
         };
         drop(vectors);
-        if !measured.loss.is_finite() {
-            return Ok(measured); // the caller stops; there is no gradient worth computing
+        let measured = found
+            .as_ref()
+            .map_or_else(Measured::default, |(measured, _)| *measured);
+        let mut idle = passes;
+        // Where the loss is not finite the caller stops; there is no gradient worth computing.
+        if let Some((_, gradients)) = found.filter(|(measured, _)| measured.loss.is_finite()) {
+            let mut first = 0;
+            for chunk in &chunks {
+                let record = match kept.take() {
+                    Some(record) => record,
+                    None => self.record(model, chunk, dropout)?,
+                };
+                let gradient = gradients.narrow(0, first, chunk.texts())?.contiguous()?;
+                first += chunk.texts();
+                model.vectors_backward(chunk, self.pooling, record, &gradient, dropout, grads)?;
+            }
+            idle -= chunks.len();
         }
-        let mut first = 0;
-        for chunk in &chunks {
-            let record = match kept.take() {
-                Some(record) => record,
-                None => self.record(model, chunk, dropout)?,
-            };
-            let gradient = gradients.narrow(0, first, chunk.texts())?.contiguous()?;
-            first += chunk.texts();
-            model.vectors_backward(chunk, self.pooling, record, &gradient, dropout, grads)?;
+        for _ in 0..idle {
+            if !alone {
+                model.idle_forward()?;
+            }
+            model.idle_backward(grads)?;
         }
         Ok(measured)
     }

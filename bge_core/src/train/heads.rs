@@ -16,7 +16,7 @@ use crate::loss::{UnifiedInputs, unified};
 use crate::models::{
     Batch, BertRecord, Heads, Keep, M3, normalize_rows, normalize_rows_backward, pool, pool_backward,
 };
-use crate::nn::{Gradients, read, tensor};
+use crate::nn::{Gradients, Part, read, tensor};
 
 /// How a micro-batch becomes gradients of encoder and heads.
 #[derive(Clone, Debug)]
@@ -84,24 +84,37 @@ impl HeadsLearning {
         }
         let share = batch.share(ranks)?;
         let chunks = batch.chunks(model.config(), self.embedding.sub_batch_size, &share)?;
-        if chunks.is_empty() {
-            return Ok(Measured::default()); // this rank has no part in the batch
-        }
-        let keep = if chunks.len() == 1 {
-            self.embedding.keep
-        } else {
-            Keep::Nothing
-        };
+        let encoder = model.encoder();
+        let most = encoder.passes(chunks.len())?;
+        let alone = most == 1;
+        let keep = if alone { self.embedding.keep } else { Keep::Nothing };
         let mut passes = chunks
             .iter()
             .map(|chunk| self.forward(model, chunk, keep, dropout))
             .collect::<Result<Vec<_>>>()?;
+        for _ in chunks.len()..most {
+            encoder.idle_forward()?;
+        }
+        let idle = |count: usize, grads: &mut Gradients| -> Result<()> {
+            for _ in 0..count {
+                if !alone {
+                    encoder.idle_forward()?;
+                }
+                encoder.idle_backward(grads)?;
+            }
+            Ok(())
+        };
+        if chunks.is_empty() {
+            idle(most, grads)?;
+            return Ok(Measured::default()); // this rank has no part in the batch
+        }
         let loss = self.loss(&share, batch, &passes, weight * share.weight(), forwards)?;
         let measured = Measured {
             loss: loss.total * share.weight(),
             accuracy: loss.accuracy * share.weight(),
         };
         if !measured.loss.is_finite() {
+            idle(most, grads)?;
             return Ok(measured); // the caller stops; there is no gradient worth computing
         }
         let (mut first_text, mut first_token) = (0, 0);
@@ -122,14 +135,15 @@ impl HeadsLearning {
             let d_vectors = tensor(d_vectors, (tokens, width))?;
             model.heads_backward(&hidden, &pass.weights, d_weights, &d_vectors, &d_hidden, grads)?;
             drop(hidden);
-            if !self.fix_encoder {
-                model
-                    .encoder()
-                    .backward(chunk, record, d_hidden, dropout, grads)?;
+            if self.fix_encoder {
+                encoder.collect(Part::Rest, grads)?;
+            } else {
+                encoder.backward(chunk, record, d_hidden, dropout, grads)?;
             }
             first_text += texts;
             first_token += tokens;
         }
+        idle(most - chunks.len(), grads)?;
         Ok(measured)
     }
 

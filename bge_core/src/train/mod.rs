@@ -7,7 +7,7 @@
 //!     embedder: embed the texts         all at once, or by sub-batches (GradCache)
 //!     reranker: score the pairs         all at once, or by sub-batches of whole groups
 //!     loss, its gradient on vectors or scores, and back through the encoder
-//! add up the ranks' gradients            where there are several (`nproc_per_node`, `devices`)
+//! add up the ranks' gradients            where there are several (`nproc_per_node`, `devices`, `zero_stage`)
 //! loss and gradient finite?             no: stop with the step and the lines, nothing is written
 //! clip by the global norm
 //! AdamW with the schedule's rate
@@ -31,6 +31,7 @@ mod state;
 mod step;
 mod trainer;
 mod worker;
+mod zero;
 
 pub use batch::{MicroBatch, PairBatch, TrainBatch};
 pub use callback::{Callback, Control, Stopper, TrainEvent};
@@ -38,3 +39,4 @@ pub(crate) use checkpoint::has_checkpoint;
 pub use state::{CallbackStates, OwnState, SinceLog, TrainerState};
 pub use step::{StepReport, Stepper};
 pub use trainer::{TrainReport, Trainer};
+pub use zero::Held;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -17,7 +18,7 @@ use crate::models::{
     Bert, CrossEncoder, Keep, M3, SentenceSettings, read_cross_encoder_weights, read_m3_weights,
     read_weights, save_cross_encoder, save_m3, save_model,
 };
-use crate::nn::{Gradients, ParamStore};
+use crate::nn::{Gradients, ParamStore, Watcher};
 
 /// A model with what it learns.
 #[derive(Debug)]
@@ -75,6 +76,15 @@ impl Objective {
     /// All weights.
     pub(crate) fn params(&self) -> &ParamStore {
         self.encoder().params()
+    }
+
+    /// Tells `watcher` from now on which part of the network runs.
+    pub(crate) fn watch(&mut self, watcher: Arc<dyn Watcher>) {
+        match self {
+            Self::Embedder { model, .. } => model.watch(watcher),
+            Self::M3 { model, .. } => model.watch(watcher),
+            Self::Reranker { model, .. } => model.watch(watcher),
+        }
     }
 
     /// Keeps the weights whose name matches as they are.

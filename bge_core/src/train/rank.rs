@@ -35,7 +35,16 @@ impl Ranking {
         let queries = share.all as f64;
         let mut measured = Measured::default();
         let mut first = 0;
-        for chunk in batch.chunks(model.config(), self.sub_batch_size, &share)? {
+        let chunks = batch.chunks(model.config(), self.sub_batch_size, &share)?;
+        let (encoder, passes) = (model.encoder(), model.encoder().passes(chunks.len())?);
+        let mut chunks = chunks.into_iter();
+        for _ in 0..passes {
+            // Where the loss is not finite the caller stops; there is no gradient worth computing.
+            let Some(chunk) = chunks.next().filter(|_| measured.loss.is_finite()) else {
+                encoder.idle_forward()?;
+                encoder.idle_backward(grads)?;
+                continue;
+            };
             let (scores, record) = model.forward(&chunk, self.keep, dropout)?;
             let record = record.ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?;
             let teacher = batch
@@ -48,7 +57,8 @@ impl Ranking {
             measured.loss += loss.sum / queries;
             measured.accuracy += loss.correct as f64 / queries;
             if !measured.loss.is_finite() {
-                return Ok(measured); // the caller stops; there is no gradient worth computing
+                encoder.idle_backward(grads)?;
+                continue;
             }
             let scale = weight / queries;
             let d_scores: Vec<f32> = loss.d_scores.iter().map(|d| (d * scale) as f32).collect();

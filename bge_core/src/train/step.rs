@@ -1,16 +1,20 @@
 //! One optimizer step, in this order and nowhere else: micro-batches, sum over the ranks, finite check, clip, update, schedule.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use candle_core::Tensor;
 
 use super::batch::MicroBatch;
 use super::embed::Turn;
 use super::objective::Objective;
 use super::reduce;
+use super::zero::{Held, Moments, Shards};
 use crate::config::TrainingArguments;
 use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Bert, CrossEncoder, M3};
-use crate::nn::{Gradients, read, update};
+use crate::nn::{Gradients, Watcher, read, update};
 use crate::optim::{AdamW, AdamWConfig, Parameter, Schedule, clip_factor, decays, global_norm, warmup_steps};
 use crate::random::{self, Stream};
 
@@ -31,6 +35,9 @@ pub struct Stepper {
     steps: usize,
     /// Micro-batches of a step (`gradient_accumulation_steps`).
     micro_batches: u64,
+    zero_stage: usize,
+    /// What the ranks share out, where they do.
+    shards: Option<Arc<Shards>>,
 }
 
 /// What one optimizer step did.
@@ -109,13 +116,80 @@ impl Stepper {
             micro_batches: arguments.gradient_accumulation_steps.max(1) as u64,
             objective,
             ranks: Arc::new(Solo),
+            zero_stage: arguments.zero_stage,
+            shards: None,
         })
     }
 
     /// Makes this one rank of several that train together: each step takes the rank's share of the joined micro-batches, and the
     /// update is the same on all of them. Their weights and settings must be equal.
-    pub fn join(&mut self, ranks: Arc<dyn Communicator>) {
+    ///
+    /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
+    pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
+        if self.zero_stage > 0 && ranks.world_size() > 1 {
+            let params = self.objective.params();
+            let shards = Shards::new(self.zero_stage, Arc::clone(&ranks), params, &self.trained)?;
+            let shards = Arc::new(shards);
+            self.optimizer = self.optimizer.part(shards.spans())?;
+            if shards.watches() {
+                self.objective.watch(Arc::clone(&shards) as Arc<dyn Watcher>);
+            }
+            self.shards = Some(shards);
+        }
         self.ranks = ranks;
+        Ok(())
+    }
+
+    /// Brings weights that the ranks share out (`zero_stage` 3) back together on rank 0, for as long as no step follows.
+    /// All ranks must call it.
+    pub fn gather(&self) -> Result<()> {
+        self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
+    }
+
+    /// Whether [`Stepper::gather`] has something to do.
+    pub(crate) fn shares_weights(&self) -> bool {
+        self.shards.as_ref().is_some_and(|shards| shards.shares_weights())
+    }
+
+    /// Whether [`Stepper::moments`] must be called by all ranks.
+    pub(crate) fn shares_optimizer(&self) -> bool {
+        self.shards.is_some()
+    }
+
+    /// The optimizer's tensors by their names in a checkpoint. Where ranks share it out, all call this and rank 0 gets them.
+    pub(crate) fn moments(&self) -> Result<Moments<'_>> {
+        if let Some(shards) = &self.shards {
+            return shards.moments(&self.optimizer);
+        }
+        let tensors = self.optimizer.state_tensors().into_iter();
+        Ok(tensors
+            .map(|(name, floats)| (name, Cow::Borrowed(floats)))
+            .collect())
+    }
+
+    /// Changes a weight, by its id.
+    pub(crate) fn set_weight(&self, id: usize, value: &Tensor, floats: &[f32]) -> Result<()> {
+        let shared = match &self.shards {
+            Some(shards) => shards.set(id, floats)?,
+            None => false,
+        };
+        if !shared {
+            update(value, |value| value.copy_from_slice(floats))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that this rank holds of weights, gradients and optimizer.
+    pub fn held(&self) -> Result<Held> {
+        let params = self.objective.params();
+        if let Some(shards) = &self.shards {
+            return shards.held(params, &self.optimizer);
+        }
+        Ok(Held {
+            weights: params.count() * size_of::<f32>(),
+            gradients: self.gradients.bytes(),
+            optimizer: self.optimizer.bytes(),
+        })
     }
 
     /// The ranks that train together.
@@ -123,12 +197,14 @@ impl Stepper {
         &self.ranks
     }
 
-    /// The encoder in its present state; its weights include those of a reranker's head.
+    /// The encoder in its present state; its weights include those of a reranker's head. With `zero_stage` 3 they are
+    /// there only after [`Stepper::gather`], on rank 0.
     pub fn model(&self) -> &Bert {
         self.objective.encoder()
     }
 
-    /// The gradients of the last step, before clipping; by the ids of the model's weights.
+    /// The gradients of the last step, before clipping; by the ids of the model's weights. With `zero_stage` and several
+    /// ranks, what this rank has added to them and still holds.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -171,6 +247,9 @@ impl Stepper {
             tokens: batches.iter().map(MicroBatch::tokens).sum(),
         };
         self.gradients.clear();
+        if let Some(shards) = &self.shards {
+            shards.begin()?;
+        }
         let forwards = self.steps as u64 * self.micro_batches;
         for (index, batch) in batches.into_iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
@@ -215,17 +294,26 @@ impl Stepper {
         if !report.loss.is_finite() {
             return Err(self.not_finite("loss", report.loss));
         }
+        if let Some(shards) = &self.shards {
+            return shards.finish(&mut self.gradients);
+        }
         let params = self.objective.params();
         reduce::all_reduce(&*self.ranks, &mut self.gradients, params, &self.trained)
     }
 
     fn gradient_norm(&self) -> Result<f64> {
+        if let Some(shards) = &self.shards {
+            return shards.norm();
+        }
         let slices = self.trained.iter().filter_map(|&id| self.gradients.get(id));
         let slices = slices.map(read).collect::<Result<Vec<_>>>()?;
         Ok(global_norm(slices.iter().map(|slice| &**slice)))
     }
 
     fn apply(&mut self, lr: f64, scale: f32) -> Result<()> {
+        if let Some(shards) = &self.shards {
+            return shards.apply(&mut self.optimizer, lr, scale);
+        }
         let values: Vec<_> = self
             .objective
             .params()

@@ -130,7 +130,7 @@ impl Trainer {
                 None => Opened::open(&config, &folder, &mut Vec::new())?,
             };
             let mut stepper = model.stepper(training, policy.max_steps, special.clone())?;
-            stepper.join(ranks);
+            stepper.join(ranks)?;
             workers.push(Worker {
                 stepper,
                 feed: feed.of_rank(rank),
@@ -347,6 +347,7 @@ impl Trainer {
         let Some(evaluator) = &self.evaluator else {
             return Ok(false);
         };
+        self.worker.whole()?;
         let report = evaluator.evaluate(self.worker.stepper.model())?;
         let mut entry = Map::new();
         for (key, value) in &report.metrics {
@@ -376,7 +377,11 @@ impl Trainer {
         if self.state.best_global_step == Some(self.state.global_step) {
             self.state.best_model_checkpoint = Some(place.display().to_string());
         }
-        self.save.save_checkpoint(&self.worker.stepper, &mut self.state)?;
+        self.worker.whole()?;
+        let moments = self.worker.moments()?;
+        self.save
+            .save_checkpoint(&self.worker.stepper, &moments, &mut self.state)?;
+        drop(moments);
         tell(callbacks, &TrainEvent::Saved(&place));
         if let Some(limit) = self.config.training.save_total_limit {
             let best = self.config.training.load_best_model_at_end;
@@ -392,6 +397,7 @@ impl Trainer {
     }
 
     fn finish(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<PathBuf> {
+        self.worker.whole()?;
         if self.config.training.load_best_model_at_end
             && let Some(best) = &self.state.best_model_checkpoint
         {

@@ -5,6 +5,7 @@ use rayon::ThreadPool;
 use super::batch::Batches;
 use super::feed::Feed;
 use super::step::{StepReport, Stepper};
+use super::zero::Moments;
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// What a rank trains with.
@@ -23,6 +24,10 @@ pub(super) enum Order {
     End = 0,
     /// An optimizer step.
     Step = 1,
+    /// The weights that are shared out go to rank 0.
+    Weights = 2,
+    /// The optimizer that is shared out goes to rank 0.
+    Moments = 3,
 }
 
 impl Order {
@@ -30,6 +35,8 @@ impl Order {
         match word {
             0 => Ok(Self::End),
             1 => Ok(Self::Step),
+            2 => Ok(Self::Weights),
+            3 => Ok(Self::Moments),
             other => bail!(Internal, "rank 0 gave the unknown order {other}"),
         }
     }
@@ -47,8 +54,27 @@ impl Worker {
             match Order::from_word(self.stepper.ranks().order(0)?)? {
                 Order::End => return Ok(()),
                 Order::Step => self.step().map(drop)?,
+                Order::Weights => self.stepper.gather()?,
+                Order::Moments => self.stepper.moments().map(drop)?,
             }
         }
+    }
+
+    /// Makes the weights of rank 0 whole until the next step, as rank 0.
+    pub(super) fn whole(&self) -> Result<()> {
+        if self.stepper.shares_weights() {
+            self.order(Order::Weights)?;
+            self.stepper.gather()?;
+        }
+        Ok(())
+    }
+
+    /// The optimizer's tensors of all ranks, as rank 0.
+    pub(super) fn moments(&self) -> Result<Moments<'_>> {
+        if self.stepper.shares_optimizer() {
+            self.order(Order::Moments)?;
+        }
+        self.stepper.moments()
     }
 
     /// The next optimizer step.

@@ -27,8 +27,8 @@ usage: bge config schema  [--command COMMAND]    settings as JSON Schema
 COMMAND is finetune (the default), encode, evaluate, mine, score, rerank, merge or pipeline, and FLAGS are those of `bge COMMAND`.
 A pipeline has a file and no flags: its defaults are what its stages share, and it is not rewritten.
 --plan says what a run of finetune needs, in memory and steps, and what to change where that is too much; with --memory_gib N
-for a device of that size instead of this machine. --world_size N and --zero_stage N plan for several devices; this version
-trains on several CPU ranks (--nproc_per_node), each with the whole model.
+for a device of that size instead of this machine, with --world_size N for N devices. They are shared out by --zero_stage N: 1
+the optimizer, 2 also gradients, 3 also weights; this version does that between the CPU ranks of --nproc_per_node.
 For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
 ";

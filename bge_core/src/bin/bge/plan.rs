@@ -15,7 +15,6 @@ use crate::validate::MakeCounter;
 pub(crate) struct Request {
     memory_gib: Option<f64>,
     world_size: Option<usize>,
-    zero_stage: Option<u8>,
 }
 
 impl Request {
@@ -27,7 +26,6 @@ impl Request {
         Ok(Some(Self {
             memory_gib: number(words, "--memory_gib", |&gib| gib > 0.0 && gib < 1e6)?,
             world_size: number(words, "--world_size", |&size| size > 0 && size <= 1 << 20)?,
-            zero_stage: number(words, "--zero_stage", |&stage| stage <= 3)?,
         }))
     }
 
@@ -41,8 +39,8 @@ impl Request {
         let name = &settings.model.model_name_or_path;
         let shape = shape(name, settings.model.config_name.as_deref())?;
         let options = PlanOptions {
-            world_size: self.world_size.unwrap_or(settings.training.devices.len().max(1)),
-            zero_stage: self.zero_stage.unwrap_or(0),
+            world_size: self.world_size.unwrap_or(settings.training.world_size()),
+            zero_stage: settings.training.zero_stage.min(3) as u8,
             precision: Precision::F32,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: match self.memory_gib {
