@@ -148,6 +148,64 @@ pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file under construction: it gets its name only when it is complete, and vanishes otherwise.
+#[derive(Debug)]
+pub struct NewFile {
+    file: BufWriter<File>,
+    beside: PathBuf,
+    place: PathBuf,
+    done: bool,
+}
+
+impl NewFile {
+    /// Starts a file that will be `place`; folders on the way are made.
+    pub fn start(place: &Path) -> Result<Self> {
+        if place.is_dir() {
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, "this is a folder, not a file").with_path(place),
+            );
+        }
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        let beside = place.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        if let Some(parent) = place.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
+        }
+        let file = File::create(&beside).map_err(|error| Error::io(place, "write this file", error))?;
+        Ok(Self {
+            file: BufWriter::new(file),
+            beside,
+            place: place.to_path_buf(),
+            done: false,
+        })
+    }
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| Error::io(&self.place, "write this file", error))
+    }
+
+    /// Makes sure that the file is on disk and gives it its name; an older file there is replaced.
+    pub fn finish(mut self) -> Result<()> {
+        let moved = (|| {
+            self.file.flush()?;
+            self.file.get_ref().sync_all()?;
+            fs::rename(&self.beside, &self.place)
+        })();
+        moved.map_err(|error| Error::io(&self.place, "write this file", error))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
 /// A folder under construction: it gets its name only when it is complete, and vanishes otherwise.
 #[derive(Debug)]
 pub struct NewFolder {

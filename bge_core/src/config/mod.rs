@@ -21,6 +21,7 @@ mod model;
 mod module;
 mod parse;
 mod pipeline;
+mod preparing;
 mod render;
 mod reranking;
 mod schema;
@@ -43,6 +44,9 @@ pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use pipeline::{PipelineArguments, PipelineConfig, STAGES};
+pub use preparing::{
+    ConvertArguments, ConvertConfig, RepairArguments, RepairConfig, SplitArguments, SplitConfig,
+};
 pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_text, to_toml};
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema, module_flag_help};
