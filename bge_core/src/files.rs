@@ -154,6 +154,8 @@ pub struct NewFile {
     file: BufWriter<File>,
     beside: PathBuf,
     place: PathBuf,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
     done: bool,
 }
 
@@ -167,14 +169,26 @@ impl NewFile {
         }
         let name = place.file_name().unwrap_or_default().to_string_lossy();
         let beside = place.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        if let Some(parent) = place.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let folders = place
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !folder.as_os_str().is_empty());
+        let made: Vec<PathBuf> = folders
+            .take_while(|folder| !folder.exists())
+            .map(Path::to_path_buf)
+            .collect();
+        if let Some(parent) = made.first() {
             fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
         }
-        let file = File::create(&beside).map_err(|error| Error::io(place, "write this file", error))?;
+        let file = File::create(&beside).map_err(|error| {
+            remove_empty(&made);
+            Error::io(place, "write this file", error)
+        })?;
         Ok(Self {
             file: BufWriter::new(file),
             beside,
             place: place.to_path_buf(),
+            made,
             done: false,
         })
     }
@@ -202,7 +216,15 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.done {
             let _ = fs::remove_file(&self.beside);
+            remove_empty(&self.made);
         }
+    }
+}
+
+/// Removes folders that nothing is in.
+fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        let _ = fs::remove_dir(folder);
     }
 }
 
@@ -324,6 +346,32 @@ mod tests {
         assert_eq!(hash_file(&path).unwrap(), hash_bytes(&content));
         fs::remove_file(&path).unwrap();
         assert_eq!(hash_file(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_under_construction_gets_its_name_at_the_end_and_leaves_no_folder_otherwise() {
+        let root = std::env::temp_dir().join(format!("bge-new-file-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let place = root.join("a/b/rows.jsonl");
+        let mut file = NewFile::start(&place).unwrap();
+        file.write(b"half").unwrap();
+        assert!(!place.exists());
+        drop(file);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        for content in ["one", "two"] {
+            let mut file = NewFile::start(&place).unwrap();
+            file.write(content.as_bytes()).unwrap();
+            file.finish().unwrap();
+            assert_eq!(read_text(&place).unwrap(), content);
+        }
+        drop(NewFile::start(&place).unwrap());
+        assert_eq!(read_text(&place).unwrap(), "two");
+        assert_eq!(fs::read_dir(root.join("a/b")).unwrap().count(), 1);
+        assert_eq!(
+            NewFile::start(&root.join("a")).unwrap_err().message(),
+            "this is a folder, not a file"
+        );
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

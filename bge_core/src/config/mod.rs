@@ -36,7 +36,7 @@ pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, 
 pub use data::DataArguments;
 pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
 pub use field::{Arguments, FieldDoc, FieldKind};
-pub use flags::{split_config_flag, take_switch};
+pub use flags::{split_config_flag, split_free_words, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
 pub use merging::{MergeArguments, MergeConfig};
 pub use mining::{EmbeddingDtype, Fusion, MineArguments, MineConfig, RetrievalMode, SamplingStrategy};
@@ -45,7 +45,8 @@ pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use pipeline::{PipelineArguments, PipelineConfig, STAGES};
 pub use preparing::{
-    ConvertArguments, ConvertConfig, RepairArguments, RepairConfig, SplitArguments, SplitConfig,
+    ConvertArguments, ConvertConfig, ConvertFormat, RepairArguments, RepairConfig, SplitArguments,
+    SplitConfig,
 };
 pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_text, to_toml};
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
