@@ -215,7 +215,7 @@ fn printable(text: &str) -> String {
 }
 
 /// A number with a mark at the thousands.
-pub(super) fn number(value: u64) -> String {
+fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut marked = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -227,7 +227,7 @@ pub(super) fn number(value: u64) -> String {
     marked
 }
 
-pub(super) fn plural(count: u64, noun: &str) -> String {
+fn plural(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", number(count), if count == 1 { "" } else { "s" })
 }
 

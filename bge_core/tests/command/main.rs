@@ -13,6 +13,7 @@ mod mining;
 mod models;
 mod outputs;
 mod pipeline;
+mod prepared;
 mod preparing;
 mod scoring;
 mod signal;

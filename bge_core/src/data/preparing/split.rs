@@ -41,11 +41,12 @@ pub fn split_files(config: &Checked<SplitConfig>, watch: Watch<'_>) -> Result<Sp
     guard("train_file", train, &files, split.overwrite)?;
     guard("dev_file", dev, &files, split.overwrite)?;
     let mut inputs = Inputs::new(&files, 2, watch);
-    let mut groups = Groups::new(SplitOptions {
+    let options = SplitOptions {
         dev_share: split.dev_share,
         seed: split.seed,
         negatives_too: split.negatives_too,
-    });
+    };
+    let mut groups = Groups::new(options);
     for file in &files {
         inputs.read(file, |bytes| {
             groups.push(bytes);
@@ -55,7 +56,7 @@ pub fn split_files(config: &Checked<SplitConfig>, watch: Watch<'_>) -> Result<Sp
     }
     let mut sides = groups.finish();
     let report = sides.report();
-    judge(&report, split.dev_share)?;
+    judge(&report, &options)?;
     let (mut train_file, mut dev_file) = (NewFile::start(train)?, NewFile::start(dev)?);
     let mut out = Sides::default();
     let mut drain = |out: &mut Sides| {
@@ -84,31 +85,30 @@ pub fn split_files(config: &Checked<SplitConfig>, watch: Watch<'_>) -> Result<Sp
 }
 
 /// Refuses a split that leaves a side empty, and says why it would.
-fn judge(report: &SplitReport, share: f64) -> Result<()> {
+fn judge(report: &SplitReport, options: &SplitOptions) -> Result<()> {
     let rows = report.train + report.dev;
     if rows > 0 && report.dev > 0 && report.train > 0 {
         return Ok(());
     }
-    let message = if rows == 0 && report.unreadable > 0 {
-        format!(
-            "none of the {} rows can be read; `bge validate` says why",
-            report.unreadable
-        )
+    let (share, unreadable) = (options.dev_share, report.unreadable);
+    let message = if rows == 0 && unreadable > 0 {
+        format!("none of the {unreadable} rows can be read; `bge validate` says why")
     } else if rows == 0 {
         "the input has no rows".to_owned()
     } else if share * (rows as f64) < 1.0 {
         format!("a share of {share} of {rows} rows is none; raise --dev_share")
+    } else if report.groups == 1 {
+        let way_out = if options.negatives_too {
+            "; leave out --negatives_too"
+        } else {
+            " and cannot be split"
+        };
+        format!("dev would get no row: all {rows} rows are linked by texts that they share{way_out}")
     } else {
         format!(
-            "dev would get no row: rows that share texts stay together, and each of the {} groups has more than a share of \
-             {share} of {rows} rows (the largest has {}); raise --dev_share{}",
-            report.groups,
-            report.largest_group,
-            if report.groups == 1 {
-                ", or leave out --negatives_too if it is given"
-            } else {
-                ""
-            }
+            "dev would get no row: each of the {} groups of rows that share texts is larger than a share of {share} of {rows} \
+             rows; raise --dev_share",
+            report.groups
         )
     };
     Err(Error::new(ErrorKind::InvalidData, message))
