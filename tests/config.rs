@@ -12,10 +12,11 @@ mod upstream;
 use std::fmt::Write as _;
 
 use bge_core::config::{
-    Arguments, EncodeConfig, EvaluateConfig, FieldDoc, FieldKind, FinetuneConfig, IntervalStrategy,
-    KdLossType, Loader, LrSchedulerType, MergeConfig, MineConfig, Module, PipelineArguments, PoolingMethod,
-    RenderFormat, RerankConfig, SaveStrategy, ScoreConfig, config_error, documented_toml, flag_help,
-    from_command_line, groups, json_schema, split_config_flag, split_words, to_flags, to_json_text, to_toml,
+    Arguments, ConvertConfig, EncodeConfig, EvaluateConfig, FieldDoc, FieldKind, FinetuneConfig,
+    IntervalStrategy, KdLossType, Loader, LrSchedulerType, MergeConfig, MineConfig, Module,
+    PipelineArguments, PoolingMethod, RenderFormat, RepairConfig, RerankConfig, SaveStrategy, ScoreConfig,
+    SplitConfig, config_error, documented_toml, flag_help, from_command_line, groups, json_schema,
+    split_config_flag, split_words, to_flags, to_json_text, to_toml,
 };
 use bge_core::random::{Draws, Stream, key};
 use bge_core::{ErrorKind, Issue, Severity};
@@ -198,6 +199,9 @@ fn generated_settings_go_round_through_toml_json_and_flags() {
             let arguments: A = random_arguments(Module::default(), draws);
             goes_round(&arguments, Module::default());
         }
+        any::<ConvertConfig>(&mut draws);
+        any::<RepairConfig>(&mut draws);
+        any::<SplitConfig>(&mut draws);
         any::<EncodeConfig>(&mut draws);
         any::<EvaluateConfig>(&mut draws);
         any::<MineConfig>(&mut draws);
@@ -254,6 +258,9 @@ fn every_flag_goes_round_alone_and_is_documented() {
     }
     all::<FinetuneConfig>(Module::EncoderOnlyM3);
     all::<FinetuneConfig>(Module::RerankerEncoderOnlyBase);
+    all::<ConvertConfig>(Module::default());
+    all::<RepairConfig>(Module::default());
+    all::<SplitConfig>(Module::default());
     all::<EncodeConfig>(Module::default());
     all::<EvaluateConfig>(Module::default());
     all::<MineConfig>(Module::default());

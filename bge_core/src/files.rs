@@ -148,6 +148,86 @@ pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file under construction: it gets its name only when it is complete, and vanishes otherwise.
+#[derive(Debug)]
+pub struct NewFile {
+    file: BufWriter<File>,
+    beside: PathBuf,
+    place: PathBuf,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    done: bool,
+}
+
+impl NewFile {
+    /// Starts a file that will be `place`; folders on the way are made.
+    pub fn start(place: &Path) -> Result<Self> {
+        if place.is_dir() {
+            return Err(
+                Error::new(ErrorKind::InvalidArgument, "this is a folder, not a file").with_path(place),
+            );
+        }
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        let beside = place.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let folders = place
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !folder.as_os_str().is_empty());
+        let made: Vec<PathBuf> = folders
+            .take_while(|folder| !folder.exists())
+            .map(Path::to_path_buf)
+            .collect();
+        if let Some(parent) = made.first() {
+            fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
+        }
+        let file = File::create(&beside).map_err(|error| {
+            remove_empty(&made);
+            Error::io(place, "write this file", error)
+        })?;
+        Ok(Self {
+            file: BufWriter::new(file),
+            beside,
+            place: place.to_path_buf(),
+            made,
+            done: false,
+        })
+    }
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| Error::io(&self.place, "write this file", error))
+    }
+
+    /// Makes sure that the file is on disk and gives it its name; an older file there is replaced.
+    pub fn finish(mut self) -> Result<()> {
+        let moved = (|| {
+            self.file.flush()?;
+            self.file.get_ref().sync_all()?;
+            fs::rename(&self.beside, &self.place)
+        })();
+        moved.map_err(|error| Error::io(&self.place, "write this file", error))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.beside);
+            remove_empty(&self.made);
+        }
+    }
+}
+
+/// Removes folders that nothing is in.
+fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 /// A folder under construction: it gets its name only when it is complete, and vanishes otherwise.
 #[derive(Debug)]
 pub struct NewFolder {
@@ -266,6 +346,32 @@ mod tests {
         assert_eq!(hash_file(&path).unwrap(), hash_bytes(&content));
         fs::remove_file(&path).unwrap();
         assert_eq!(hash_file(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_under_construction_gets_its_name_at_the_end_and_leaves_no_folder_otherwise() {
+        let root = std::env::temp_dir().join(format!("bge-new-file-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let place = root.join("a/b/rows.jsonl");
+        let mut file = NewFile::start(&place).unwrap();
+        file.write(b"half").unwrap();
+        assert!(!place.exists());
+        drop(file);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        for content in ["one", "two"] {
+            let mut file = NewFile::start(&place).unwrap();
+            file.write(content.as_bytes()).unwrap();
+            file.finish().unwrap();
+            assert_eq!(read_text(&place).unwrap(), content);
+        }
+        drop(NewFile::start(&place).unwrap());
+        assert_eq!(read_text(&place).unwrap(), "two");
+        assert_eq!(fs::read_dir(root.join("a/b")).unwrap().count(), 1);
+        assert_eq!(
+            NewFile::start(&root.join("a")).unwrap_err().message(),
+            "this is a folder, not a file"
+        );
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

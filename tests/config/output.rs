@@ -116,7 +116,8 @@ fn bge_config(line: &str) -> (i32, String, String) {
 #[test]
 fn the_command_shows_schema_and_defaults_that_can_be_used() {
     for of in [
-        "finetune", "encode", "evaluate", "mine", "score", "rerank", "merge", "pipeline",
+        "finetune", "convert", "repair", "split", "encode", "evaluate", "mine", "score", "rerank", "merge",
+        "pipeline",
     ] {
         let (code, out, err) = bge_config(&format!("schema --command {of}"));
         assert_eq!((code, err.as_str()), (0, ""));

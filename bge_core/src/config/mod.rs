@@ -22,6 +22,7 @@ mod model;
 mod module;
 mod parse;
 mod pipeline;
+mod preparing;
 mod render;
 mod reranking;
 mod schema;
@@ -36,7 +37,7 @@ pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, 
 pub use data::DataArguments;
 pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
 pub use field::{Arguments, FieldDoc, FieldKind};
-pub use flags::{split_config_flag, take_switch};
+pub use flags::{split_config_flag, split_free_words, take_switch};
 pub use foreign::{Foreign, Takes, Verdict};
 pub use merging::{MergeArguments, MergeConfig};
 pub use mining::{EmbeddingDtype, Fusion, MineArguments, MineConfig, RetrievalMode, SamplingStrategy};
@@ -44,6 +45,10 @@ pub use model::ModelArguments;
 pub use module::Module;
 pub use parse::{Loader, Parsed, config_error};
 pub use pipeline::{PipelineArguments, PipelineConfig, STAGES};
+pub use preparing::{
+    ConvertArguments, ConvertConfig, ConvertFormat, RepairArguments, RepairConfig, SplitArguments,
+    SplitConfig,
+};
 pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_text, to_toml};
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema, module_flag_help};

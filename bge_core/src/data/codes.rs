@@ -128,3 +128,7 @@ pub const CONVERT_REPEATED_ID: &str = "convert.repeated_id";
 pub const CONVERT_FILE_MISSING: &str = "convert.file_missing";
 /// Rows of one query that were too far apart to be joined.
 pub const CONVERT_GROUPS_BOUNDED: &str = "convert.groups_bounded";
+/// A row that a repair could not mend.
+pub const REPAIR_QUARANTINED: &str = "repair.quarantined";
+/// A row that a repair dropped because an earlier one says the same.
+pub const REPAIR_REPEATED: &str = "repair.repeated_row";

@@ -9,9 +9,12 @@
 //! with the optional columns `pos_scores` and `neg_scores` (teacher scores), `prompt` (the row's own instruction), `type`
 //! (task type), `category`, `batch_size` and `train_group_size` (read from a file's first row in same-dataset mode).
 //! Bytes become lines ([`lines`]), lines records ([`record`]), files datasets ([`layout`]), datasets the batches of an
-//! epoch ([`plan`]) and rows groups ([`group`]). What is no training data yet is made into some ([`convert`]), or mended ([`repair`]). A [`session`] holds the same bytes against all [`rules`] for a [`report`].
+//! epoch ([`plan`]) and rows groups ([`group`]). What is no training data yet is made into some ([`convert`]), or mended ([`repair`]);
+//! `preparing`, in builds with the feature `model`, does this to files. A [`session`] holds the same bytes against all [`rules`] for a [`report`].
 
 pub(crate) mod beir;
+#[cfg(feature = "model")]
+pub(crate) mod beir_folder;
 pub mod codes;
 pub mod convert;
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,6 +32,8 @@ mod parse;
 pub mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod preflight;
+#[cfg(feature = "model")]
+pub mod preparing;
 pub mod record;
 mod render;
 pub mod repair;
@@ -48,5 +53,6 @@ pub use group::TrainGroup;
 pub(crate) use parse::kind_of;
 pub use plan::{BatchPlan, EpochPlan, PlanInput};
 pub use record::TrainingRecord;
+pub use render::ShowIssues;
 pub use report::{DatasetReport, Verdict};
 pub use session::{ValidationOptions, ValidationSession};

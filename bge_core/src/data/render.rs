@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use super::findings::IssueGroup;
 use super::histogram::Histogram;
 use super::report::{DatasetReport, FileReport, Range, TextReport, Verdict};
 use crate::issue::Severity;
@@ -15,7 +16,7 @@ impl fmt::Display for DatasetReport {
         self.show_files(f)?;
         self.show_texts(f)?;
         self.show_training(f)?;
-        self.show_issues(f)
+        ShowIssues(&self.issues).fmt(f)
     }
 }
 
@@ -164,9 +165,15 @@ impl DatasetReport {
         }
         Ok(())
     }
+}
 
-    fn show_issues(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for group in &self.issues {
+/// Findings as `bge validate` shows them: of each code the first places, then how many there are more.
+#[derive(Clone, Copy, Debug)]
+pub struct ShowIssues<'a>(pub &'a [IssueGroup]);
+
+impl fmt::Display for ShowIssues<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for group in self.0 {
             let severity = match group.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",

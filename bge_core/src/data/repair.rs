@@ -9,8 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::codes;
 use super::duplicates::{Seen, fingerprint};
+use super::findings::{IssueGroup, IssueLog};
 use super::lines::{DEFAULT_LIMIT, Found, Line, LineSplitter};
 use super::record::{RecordView, Slot};
+use crate::issue::Severity;
+
+/// Findings of each kind that are kept with their places.
+const FIRST: usize = 10;
 
 /// What a repair does beyond the rows themselves.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +67,8 @@ pub struct RepairReport {
     pub duplicates_bounded: bool,
     /// Mended rows by the code of what was wrong, see [`super::codes`].
     pub fixes: BTreeMap<&'static str, u64>,
+    /// What was mended, dropped and set aside, with the first places of each kind; comes with the end.
+    pub issues: Vec<IssueGroup>,
 }
 
 /// A repair under way.
@@ -90,6 +97,7 @@ struct Bench {
     file: String,
     seen: Seen<()>,
     report: RepairReport,
+    issues: IssueLog,
 }
 
 impl Repair {
@@ -103,6 +111,7 @@ impl Repair {
                 file: "input".into(),
                 seen: Seen::new(options.max_fingerprints),
                 report: RepairReport::default(),
+                issues: IssueLog::new(FIRST),
             },
         }
     }
@@ -129,8 +138,15 @@ impl Repair {
     /// Ends the last file.
     pub fn finish(mut self, out: &mut Repaired) -> RepairReport {
         self.end_file(out);
-        self.bench.report.duplicates_bounded = self.bench.seen.is_full();
-        self.bench.report
+        let Bench {
+            mut report,
+            seen,
+            issues,
+            ..
+        } = self.bench;
+        report.duplicates_bounded = seen.is_full();
+        report.issues = issues.groups().cloned().collect();
+        report
     }
 
     fn end_file(&mut self, out: &mut Repaired) {
@@ -175,6 +191,8 @@ impl Bench {
                 .is_some()
             {
                 self.report.repeated += 1;
+                let message = "the row was dropped: an earlier one has its query and positives";
+                self.note(codes::REPAIR_REPEATED, Severity::Info, line.number, message);
                 return;
             }
         }
@@ -185,6 +203,7 @@ impl Bench {
             self.report.mended += u64::from(!fixes.is_empty());
             for code in fixes {
                 *self.report.fixes.entry(code).or_default() += 1;
+                self.note(code, Severity::Info, line.number, done_about(code));
             }
             out.cleaned
                 .extend_from_slice(Value::Object(row).to_string().as_bytes());
@@ -194,7 +213,31 @@ impl Bench {
 
     fn set_aside(&mut self, line: u64, reason: &str, bytes: &[u8], out: &mut Repaired) {
         self.report.quarantined += 1;
+        self.note(codes::REPAIR_QUARANTINED, Severity::Warning, line, reason);
         quarantine(&mut out.quarantine, &self.file, line, reason, bytes);
+    }
+
+    fn note(&mut self, code: &'static str, severity: Severity, line: u64, message: &str) {
+        let (file, line) = (Some(self.file.as_str()), Some(line));
+        self.issues
+            .add(code, severity, file, line, None, format_args!("{message}"));
+    }
+}
+
+/// What a repair does about a finding.
+fn done_about(code: &str) -> &'static str {
+    match code {
+        codes::POS_BLANK => "positives without text were removed",
+        codes::NEG_BLANK => "negatives without text were removed",
+        codes::POS_IS_NEG => "negatives that are positives were removed",
+        codes::QUERY_IS_POS => "the query was removed from its positives",
+        codes::QUERY_IS_NEG => "the query was removed from its negatives",
+        codes::POS_REPEATED => "positives that occur twice were kept once",
+        codes::NEG_REPEATED => "negatives that occur twice were kept once",
+        codes::SCORES_MISCOUNTED => "scores were removed, as they do not belong to the texts one to one",
+        codes::BATCH_SIZE => "`batch_size` was removed, as it is no count",
+        codes::GROUP_SIZE => "`train_group_size` was removed, as it is no count",
+        _ => "values of a wrong type were put right or removed",
     }
 }
 
@@ -399,6 +442,26 @@ mod tests {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(aside[0]["line"], 6);
+        let said: Vec<String> = report
+            .issues
+            .iter()
+            .map(|group| format!("{} {} {}", group.code, group.total, group.first[0]))
+            .collect();
+        let says = |part: &str| said.iter().any(|text| text.contains(part));
+        assert!(says("repair.quarantined 5 f:6: warning"), "{said:#?}");
+        assert!(says("repair.repeated_row 1 f:4: info"), "{said:#?}");
+        assert!(says("data.pos_is_neg 1 f:2: info"), "{said:#?}");
+        assert!(says("data.scores_miscounted 1 f:5: info"), "{said:#?}");
+        let mended = report
+            .issues
+            .iter()
+            .filter(|group| group.code.starts_with("data."));
+        assert!(
+            mended.eq(report
+                .issues
+                .iter()
+                .filter(|group| report.fixes.get(group.code) == Some(&group.total)))
+        );
         assert_eq!(aside[3]["text"], "nonsense");
         assert!(
             aside

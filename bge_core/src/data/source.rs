@@ -37,21 +37,37 @@ pub struct Sources {
 ///
 /// A missing path, a file that is not `.json` or `.jsonl`, and a folder without such files are errors.
 pub fn find(train_data: &[String]) -> Result<Sources> {
-    if train_data.is_empty() {
+    collect(train_data, "train_data", &is_data)
+}
+
+/// As [`find`] for a command that reads once from front to back: files may be packed, as `.json.gz` and `.jsonl.gz`.
+#[cfg(feature = "model")]
+pub(super) fn find_packed_too(input_path: &[String]) -> Result<Sources> {
+    collect(input_path, "input_path", &|path| {
+        let packed = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+        is_data(path) || packed && is_data(&path.with_extension(""))
+    })
+}
+
+/// Whether a file is data, by its name.
+type IsData<'a> = &'a dyn Fn(&Path) -> bool;
+
+fn collect(names: &[String], setting: &str, is_data: IsData<'_>) -> Result<Sources> {
+    if names.is_empty() {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
             "no training data is given; name files or folders",
         )
-        .with_field("train_data"));
+        .with_field(setting));
     }
     let mut sources = Sources::default();
-    for (argument, name) in train_data.iter().enumerate() {
+    for (argument, name) in names.iter().enumerate() {
         let path = Path::new(name);
         let metadata = fs::metadata(path).map_err(|error| Error::io(path, "open training data", error))?;
         if metadata.is_dir() {
-            sources.add_folder(path, argument)?;
+            sources.add_folder(path, argument, is_data)?;
         } else {
-            sources.add_file(path, argument, &metadata)?;
+            sources.add_file(path, argument, &metadata, is_data)?;
         }
     }
     sources.note_repeated();
@@ -59,7 +75,13 @@ pub fn find(train_data: &[String]) -> Result<Sources> {
 }
 
 impl Sources {
-    fn add_file(&mut self, path: &Path, argument: usize, metadata: &fs::Metadata) -> Result<()> {
+    fn add_file(
+        &mut self,
+        path: &Path,
+        argument: usize,
+        metadata: &fs::Metadata,
+        is_data: IsData<'_>,
+    ) -> Result<()> {
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::InvalidData, "is neither a file nor a folder").with_path(path));
         }
@@ -86,7 +108,7 @@ impl Sources {
         Ok(())
     }
 
-    fn add_folder(&mut self, folder: &Path, argument: usize) -> Result<()> {
+    fn add_folder(&mut self, folder: &Path, argument: usize, is_data: IsData<'_>) -> Result<()> {
         let list = |error| Error::io(folder, "list the folder", error);
         let mut children = Vec::new();
         for child in fs::read_dir(folder).map_err(list)? {
@@ -190,7 +212,8 @@ fn refusal(path: &Path) -> Error {
     let advice = match end.as_str() {
         "gz" => "training data is read in place and cannot be compressed; unpack it with gunzip",
         "zst" | "bz2" | "xz" | "zip" => "training data is read in place and cannot be compressed; unpack it",
-        "csv" | "tsv" | "parquet" | "arrow" => "convert it to JSON lines with `query`, `pos` and `neg`",
+        "csv" | "tsv" => "make JSON lines of it with `bge convert`",
+        "parquet" | "arrow" => "convert it to JSON lines with `query`, `pos` and `neg`",
         _ => "training data are .json or .jsonl files; rename it if it is JSON lines",
     };
     Error::new(ErrorKind::InvalidData, advice).with_path(path)

@@ -10,14 +10,15 @@
 //! be gzipped (`.gz`), every id may be called `_id` or `id`, and a document's text is its title, a space and its
 //! text, stripped, as in BEIR and MTEB.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::findings::{Findings, first_error};
-use super::lines::{find, for_each_line};
+use super::lines::for_each_line;
 use crate::data::beir::{looks_like_header, parse_json_judgment, parse_text, parse_tsv_judgment, shorten};
-use crate::error::{Error, ErrorKind, Result, bail};
+use crate::data::beir_folder::BeirFiles;
+use crate::error::Result;
 use crate::issue::{Issue, Severity};
 
 /// Documents, and the queries of one split with their judgments.
@@ -60,7 +61,7 @@ impl BeirFolder {
     /// a missing file, a damaged archive, text that is not UTF-8.
     pub fn check(path: impl AsRef<Path>, split: &str) -> Result<(Option<Self>, Vec<Issue>)> {
         let path = path.as_ref();
-        let files = Files::locate(path, split)?;
+        let files = BeirFiles::locate(path, split)?;
         let mut findings = Findings::default();
         let documents = read_texts(&files.corpus, true, &mut findings)?;
         let queries = read_texts(&files.queries, false, &mut findings)?;
@@ -100,93 +101,6 @@ impl BeirFolder {
             |name| name.to_string_lossy().into_owned(),
         )
     }
-}
-
-/// The three files of a folder.
-struct Files {
-    corpus: PathBuf,
-    queries: PathBuf,
-    judgments: PathBuf,
-}
-
-impl Files {
-    fn locate(path: &Path, split: &str) -> Result<Self> {
-        if split.is_empty() || split.contains(['/', '\\']) || split == ".." {
-            bail!(
-                InvalidArgument,
-                "`{split}` is not the name of a split; `test` reads qrels/test.tsv"
-            );
-        }
-        if !path.is_dir() {
-            let message = if path.exists() {
-                "this is a file; evaluation data is a folder with corpus.jsonl, queries.jsonl and qrels/"
-            } else {
-                "there is no such folder"
-            };
-            return Err(Error::new(ErrorKind::NotFound, message).with_path(path));
-        }
-        let beir = find(path, &[format!("qrels/{split}.tsv")]);
-        let custom = find(path, &[format!("{split}_qrels.jsonl")]);
-        let (judgments, names) = match (beir, custom) {
-            (Some(file), _) => (
-                file,
-                ["queries.jsonl".to_owned(), format!("{split}_queries.jsonl")],
-            ),
-            (None, Some(file)) => (
-                file,
-                [format!("{split}_queries.jsonl"), "queries.jsonl".to_owned()],
-            ),
-            (None, None) => {
-                let splits = splits_of(path);
-                let hint = if splits.is_empty() {
-                    format!("judgments are expected in qrels/{split}.tsv or {split}_qrels.jsonl")
-                } else {
-                    format!("splits that are there: {}", splits.join(", "))
-                };
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("no judgments for the split `{split}`; {hint}"),
-                )
-                .with_path(path));
-            }
-        };
-        let missing = |names: &[String]| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("no {} (or .gz) in the folder", names.join(" or ")),
-            )
-            .with_path(path)
-        };
-        let corpus = ["corpus.jsonl".to_owned()];
-        Ok(Self {
-            corpus: find(path, &corpus).ok_or_else(|| missing(&corpus))?,
-            queries: find(path, &names).ok_or_else(|| missing(&names))?,
-            judgments,
-        })
-    }
-}
-
-/// The splits a folder has judgments for.
-fn splits_of(path: &Path) -> Vec<String> {
-    let names = |folder: PathBuf| -> Vec<String> {
-        std::fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
-    };
-    let cut = |name: &str, end: &str| name.trim_end_matches(".gz").strip_suffix(end).map(str::to_owned);
-    let mut splits: BTreeSet<String> = names(path.join("qrels"))
-        .iter()
-        .filter_map(|n| cut(n, ".tsv"))
-        .collect();
-    splits.extend(
-        names(path.to_path_buf())
-            .iter()
-            .filter_map(|n| cut(n, "_qrels.jsonl")),
-    );
-    splits.into_iter().collect()
 }
 
 /// Ids and texts of a corpus or queries file, in order, with the line of each.
@@ -319,7 +233,7 @@ fn has_extension(file: &Path, wanted: &str) -> bool {
 fn join(
     path: &Path,
     split: &str,
-    files: &Files,
+    files: &BeirFiles,
     documents: Texts,
     queries: Texts,
     mut judged: Judgments,

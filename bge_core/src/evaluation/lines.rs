@@ -2,19 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// The first of `names` that exists in `folder`, each tried plain and then with `.gz`.
-pub(super) fn find(folder: &Path, names: &[String]) -> Option<PathBuf> {
-    names
-        .iter()
-        .flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))])
-        .find(|path| path.is_file())
-}
 
 /// Calls `each(line number, text)` for every line that is not blank; numbers count from 1 and include blank ones.
 ///

@@ -1,4 +1,4 @@
-//! The memory of this machine.
+//! The memory of this machine, and what this process took of it.
 
 use std::fs;
 
@@ -20,6 +20,12 @@ pub fn available_memory() -> Option<u64> {
     .into_iter()
     .find_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)));
     Some(group.map_or(system, |group| group.min(system)))
+}
+
+/// The most memory that this process has held at once, in bytes; `None` where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    field(&status, "VmHWM:")?.checked_mul(1024)
 }
 
 /// The number behind a word at the start of a line.

@@ -11,7 +11,7 @@ mod shape;
 
 pub use advice::{Advice, size_text};
 #[cfg(not(target_arch = "wasm32"))]
-pub use host::available_memory;
+pub use host::{available_memory, peak_memory};
 pub use memory::{FullestBatch, Memory};
 pub use outline::DataOutline;
 pub use shape::{ModelShape, Parameters};
@@ -213,10 +213,10 @@ impl Lengths {
             config.training.per_device_train_batch_size,
             config.data.train_group_size,
         );
-        // Files may bring sizes of their own.
+        // Files may bring sizes of their own, and rows without negatives make smaller groups.
         let sizes = data
             .map(|data| data.training.datasets.as_slice())
-            .filter(|datasets| config.data.same_dataset_within_batch && !datasets.is_empty())
+            .filter(|datasets| !datasets.is_empty())
             .map_or_else(
                 || vec![own],
                 |datasets| {

@@ -10,6 +10,7 @@ use super::callback::{Callback, Control, Stopper, TrainEvent};
 use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
 use super::feed::{Feed, Reading};
+use super::forecast::{Forecast, preflight, warnings};
 use super::objective::Card;
 use super::open::Opened;
 use super::policy::Policy;
@@ -18,14 +19,13 @@ use super::step::StepReport;
 use super::worker::{Order, Worker, pool};
 use crate::config::{CheckedConfig, SaveStrategy, to_toml};
 use crate::data::Dataset;
-use crate::data::preflight::validate_files;
-use crate::data::session::ValidationOptions;
 use crate::data::template::Template;
 use crate::distributed::{Communicator, Solo, ThreadGroup, together};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
 use crate::issue::{Issue, Severity};
 use crate::models::{ModelFolder, SentenceSettings, hub};
+use crate::planner::available_memory;
 use crate::tokenize::{PairLimits, Tokenizer};
 
 /// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
@@ -41,6 +41,7 @@ pub struct Trainer {
     policy: Policy,
     state: TrainerState,
     notes: Vec<Issue>,
+    forecast: Option<Forecast>,
     stopper: Stopper,
 }
 
@@ -66,6 +67,7 @@ impl Trainer {
     pub fn new(config: CheckedConfig) -> Result<Self> {
         let (data_args, training) = (&config.data, &config.training);
         let world_size = training.world_size();
+        let available = available_memory();
         let mut notes: Vec<Issue> = config.warnings().to_vec();
         let folder = hub::resolve_model(
             &config.model.model_name_or_path,
@@ -87,8 +89,11 @@ impl Trainer {
         let model = Opened::open(&config, &folder, &mut notes)?;
         check_vocabulary(&tokenizer, model.encoder(), &folder.path)?;
 
+        let mut report = None;
         if data_args.validate_data {
-            notes.extend(preflight(&config)?);
+            let found = preflight(&config, &tokenizer)?;
+            notes.extend(warnings(&found));
+            report = Some(found);
         }
         let dataset = Dataset::open_for(config.module(), data_args, training)?;
         if !data_args.validate_data {
@@ -105,6 +110,8 @@ impl Trainer {
             world_size,
         )?;
         let policy = Policy::new(training, feed.updates_per_epoch())?;
+        let forecast = Forecast::of(&config, &folder, report.as_ref(), policy.max_steps, available);
+        notes.extend(forecast.as_ref().and_then(Forecast::warning));
         let evaluator = match (&data_args.eval_dataset, reading) {
             (Some(path), Reading::Texts(lengths)) => Some(Evaluator::open(
                 Path::new(path),
@@ -157,6 +164,7 @@ impl Trainer {
             policy,
             state,
             notes,
+            forecast,
             stopper: Stopper::default(),
         };
         if let Some(checkpoint) = resume {
@@ -168,6 +176,12 @@ impl Trainer {
     /// What is worth knowing before the run: warnings about settings and data.
     pub fn notes(&self) -> &[Issue] {
         &self.notes
+    }
+
+    /// What the run is expected to need; `None` for a model that plans are not made for. Where it is more than there is,
+    /// [`Trainer::notes`] says so.
+    pub fn forecast(&self) -> Option<&Forecast> {
+        self.forecast.as_ref()
     }
 
     /// Where the run stands.
@@ -457,48 +471,6 @@ fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
         stop |= callback.on_event(event) == Control::Stop;
     }
     stop
-}
-
-/// The checks of `bge validate`: its warnings, or one error that counts its errors and shows the first ones.
-fn preflight(config: &CheckedConfig) -> Result<Vec<Issue>> {
-    let options = ValidationOptions {
-        module: config.module(),
-        data: config.data.clone(),
-        training: config.training.clone(),
-        world_size: config.training.world_size(),
-        ..ValidationOptions::default()
-    };
-    let report = validate_files(options, None, |_| true)?;
-    if report.has_errors() {
-        let groups = report
-            .issues
-            .iter()
-            .filter(|group| group.severity == Severity::Error);
-        let shown: Vec<String> = groups
-            .flat_map(|group| &group.first)
-            .take(5)
-            .map(|issue| format!("\n  {issue}"))
-            .collect();
-        let message = format!(
-            "the training data has {} errors (all of them: bge validate; to train all the same: --validate_data False){}",
-            report.count(Severity::Error),
-            shown.concat()
-        );
-        return Err(Error::new(ErrorKind::InvalidData, message));
-    }
-    let warnings = report
-        .issues
-        .iter()
-        .filter(|group| group.severity == Severity::Warning);
-    Ok(warnings
-        .filter_map(|group| {
-            let mut issue = group.first.first()?.clone();
-            if group.total > 1 {
-                issue.message = format!("{} ({} times)", issue.message, group.total);
-            }
-            Some(issue)
-        })
-        .collect())
 }
 
 /// Refuses to mix a new run into the files of an old one.

@@ -13,6 +13,8 @@ mod mining;
 mod models;
 mod outputs;
 mod pipeline;
+mod prepared;
+mod preparing;
 mod scoring;
 mod signal;
 
@@ -30,6 +32,7 @@ fn every_bad_input_ends_in_one_clear_error_and_leaves_nothing_half_written() {
         models::cases(),
         outputs::cases(),
         pipeline::cases(),
+        preparing::cases(),
         scoring::cases(),
     ];
     let cases: Vec<Case> = all.into_iter().flatten().collect();

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use bge_core::config::{
     Arguments, Checked, Loader, Module, config_error, groups, module_flag_help, split_config_flag,
-    take_switch,
+    split_free_words, take_switch,
 };
 use bge_core::{Error, ErrorKind, Issue, Severity, files};
+use serde_json::Value;
 
 /// How a command failed.
 pub(crate) enum Failure {
@@ -76,6 +77,24 @@ pub(crate) fn settings<A: Arguments + Default>(
     args: &[String],
     module: Module,
 ) -> Outcome<Settings<A>> {
+    read(usage, args, module, None)
+}
+
+/// As [`settings`]; words that belong to no flag are values of this one.
+pub(crate) fn settings_of_files<A: Arguments + Default>(
+    usage: &str,
+    args: &[String],
+    files: &str,
+) -> Outcome<Settings<A>> {
+    read(usage, args, Module::default(), Some(files))
+}
+
+fn read<A: Arguments + Default>(
+    usage: &str,
+    args: &[String],
+    module: Module,
+    free: Option<&str>,
+) -> Outcome<Settings<A>> {
     let mut args = args.to_vec();
     if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
         let mut text = format!(
@@ -102,9 +121,20 @@ pub(crate) fn settings<A: Arguments + Default>(
         })?;
         loader = loader.file(&file, &text);
     }
-    let parsed = loader.flags(&flags).finish().map_err(Failure::Usage)?;
+    let (words, flags) = match free {
+        Some(_) => split_free_words::<A>(&flags),
+        None => (Vec::new(), flags),
+    };
+    let mut parsed = loader.flags(&flags).finish().map_err(Failure::Usage)?;
     for warning in &parsed.warnings {
         say(warning);
+    }
+    if let Some(name) = free.filter(|_| !words.is_empty()) {
+        let mut values: Vec<Value> = words.into_iter().map(Value::from).collect();
+        if let Some(Value::Array(more)) = parsed.arguments.get(name) {
+            values.extend(more);
+        }
+        parsed.arguments.set(name, &Value::Array(values))?;
     }
     Ok(Settings {
         arguments: parsed.arguments,

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use bge_core::config::{
-    self, Arguments, Checked, EncodeConfig, EvaluateConfig, FinetuneConfig, Loader, MergeConfig, MineConfig,
-    Module, Parsed, PipelineArguments, PipelineConfig, RenderFormat, RerankConfig, STAGES, ScoreConfig,
+    self, Arguments, Checked, ConvertConfig, EncodeConfig, EvaluateConfig, FinetuneConfig, Loader,
+    MergeConfig, MineConfig, Module, Parsed, PipelineArguments, PipelineConfig, RenderFormat, RepairConfig,
+    RerankConfig, STAGES, ScoreConfig, SplitConfig,
 };
 use bge_core::planner::Plan;
 use bge_core::{Issue, Severity};
@@ -24,7 +25,8 @@ usage: bge config schema  [--command COMMAND]    settings as JSON Schema
        bge config render  [--command COMMAND] --format toml|json|flags|flagembedding|deepspeed
                           [--config FILE] [FLAGS | COMMAND LINE]
 
-COMMAND is finetune (the default), encode, evaluate, mine, score, rerank, merge or pipeline, and FLAGS are those of `bge COMMAND`.
+COMMAND is finetune (the default), convert, repair, split, encode, evaluate, mine, score, rerank, merge or pipeline, and FLAGS
+are those of `bge COMMAND`.
 A pipeline has a file and no flags: its defaults are what its stages share, and it is not rewritten.
 --plan says what a run of finetune needs, in memory and steps, and what to change where that is too much; with --memory_gib N
 for a device of that size instead of this machine, with --world_size N for N devices. They are shared out by --zero_stage N: 1
@@ -146,8 +148,11 @@ struct Entry {
     render: fn(Vec<String>, RenderFormat) -> Outcome<Rendered>,
 }
 
-const COMMANDS: [Entry; 8] = [
+const COMMANDS: [Entry; 11] = [
     entry::<FinetuneConfig>("finetune"),
+    entry::<ConvertConfig>("convert"),
+    entry::<RepairConfig>("repair"),
+    entry::<SplitConfig>("split"),
     entry::<EncodeConfig>("encode"),
     entry::<EvaluateConfig>("evaluate"),
     entry::<MineConfig>("mine"),
@@ -224,6 +229,9 @@ macro_rules! commands {
     };
 }
 commands!(
+    ConvertConfig,
+    RepairConfig,
+    SplitConfig,
     EncodeConfig,
     EvaluateConfig,
     MineConfig,

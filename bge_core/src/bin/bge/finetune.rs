@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bge_core::config::{FinetuneConfig, Module};
+use bge_core::planner::{peak_memory, size_text};
 use bge_core::train::{Stopper, Trainer};
 use bge_core::{Error, ErrorKind, Issue, Severity};
 use serde_json::json;
@@ -38,8 +39,11 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     let config = settings.arguments.check_for(module).map_err(refused)?;
     let mut trainer = Trainer::new(config)?;
     trainer.stop_on(stopper()?);
+    let planned = trainer.forecast().map(|forecast| forecast.bytes);
+    trainer.forecast().into_iter().for_each(say);
     let mut progress = TrainProgress::new();
     let report = trainer.run(&mut [&mut progress])?;
+    let peak = peak_memory();
     if settings.json {
         let result = json!({
             "output_dir": report.folder,
@@ -49,8 +53,17 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             "best_metric": report.state.best_metric,
             "tokens_per_second": report.tokens_per_second,
             "step_secs": report.step_secs,
+            "planned_bytes": planned,
+            "peak_bytes": peak,
         });
         print(&format!("{result}\n"));
+    }
+    if let (Some(planned), Some(peak)) = (planned, peak) {
+        say(format!(
+            "memory: {} at the most, {} planned",
+            size_text(peak),
+            size_text(planned)
+        ));
     }
     if report.stopped {
         say(format!(

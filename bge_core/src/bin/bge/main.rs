@@ -1,7 +1,8 @@
-//! The `bge` command: validate, configure, fine-tune, encode, evaluate, and all of it as a quickstart.
+//! The `bge` command: prepare data, validate, configure, fine-tune, encode, evaluate, and all of it as a quickstart.
 
 mod command;
 mod config;
+mod convert;
 mod encode;
 mod evaluate;
 mod finetune;
@@ -11,8 +12,10 @@ mod pipeline;
 mod plan;
 mod progress;
 mod quickstart;
+mod repair;
 mod rerank;
 mod score;
+mod split;
 mod validate;
 
 use std::io::Write;
@@ -31,7 +34,10 @@ bge fine-tunes and serves BGE text-embedding models.
 usage: bge COMMAND [FLAGS]
 
   quickstart                    see it work: the whole loop in a minute or two, without a download
+  convert INPUT...              BEIR folders, CSV, TSV and sentence-transformers' JSON to training rows
   validate FILE_OR_FOLDER...    check training data before it costs a run
+  repair INPUT...               mend training rows; those that cannot be mended go to a quarantine
+  split INPUT...                train and dev that share no query and no positive, or a file for each range of lengths
   config   schema|default|check|render
                                 show, check and rewrite settings
   mine                          hard negatives for training rows
@@ -71,6 +77,9 @@ fn run(args: &[String]) -> i32 {
     };
     match command.as_str() {
         "config" => config::run(rest, &take_plan, &mut out, &mut err),
+        "convert" => command::finish(convert::run(rest)),
+        "repair" => command::finish(repair::run(rest)),
+        "split" => command::finish(split::run(rest)),
         "validate" => validate::run(rest, &token_counter, &mut out, &mut err),
         "finetune" => command::finish(finetune::run(rest)),
         "quickstart" => command::finish(quickstart::run(rest)),

@@ -1,9 +1,11 @@
 //! Progress on standard error: a bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use bge_core::train::{Callback, Control, TrainEvent};
+use bge_core::data::preparing::Passed;
+use bge_core::train::{Callback, Control, Stopper, TrainEvent};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::command::say;
@@ -21,6 +23,25 @@ pub(crate) fn bar(length: u64, unit: &str) -> ProgressBar {
         bar.set_style(style.progress_chars("━╸─"));
     }
     bar
+}
+
+/// A bar over the bytes of files that are read, which ends where the run is stopped.
+pub(crate) fn over_files(stopper: &Stopper) -> impl FnMut(Passed) -> ControlFlow<()> + '_ {
+    const MEGABYTE: u64 = 1_000_000;
+    let bar = bar(0, "MB");
+    move |passed: Passed| {
+        bar.set_length(passed.total.div_ceil(MEGABYTE));
+        bar.set_position(passed.bytes / MEGABYTE);
+        let stopped = stopper.stopped();
+        if stopped || passed.bytes == passed.total {
+            bar.finish_and_clear();
+        }
+        if stopped {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
 }
 
 /// A bar for work whose length shows while it runs, and that may start over with another.

@@ -4,9 +4,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use bge_core::config::{
-    self, Arguments, DataArguments, FieldKind, FinetuneConfig, Loader, Module, TrainingArguments,
-};
+use bge_core::config::{self, DataArguments, FinetuneConfig, Loader, Module, TrainingArguments};
 use bge_core::data::preflight::{FileProgress, validate_files};
 use bge_core::data::session::{TokenCounter, ValidationOptions};
 use bge_core::{Error, ErrorKind, Issue, Severity};
@@ -135,7 +133,7 @@ fn read_config(words: &[String]) -> Result<(Module, FinetuneConfig, Vec<Issue>),
     let mut words = words.to_vec();
     let module = take_module(&mut words)?;
     let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
-    let (paths, flags) = split_paths(&words);
+    let (paths, flags) = config::split_free_words::<FinetuneConfig>(&words);
     let mut loader = Loader::<FinetuneConfig>::for_module(module);
     if let Some(name) = file {
         let text = fs::read_to_string(&name).map_err(|error| {
@@ -178,42 +176,6 @@ fn take_module(words: &mut Vec<String>) -> Result<Module, Vec<Issue>> {
         let issue = Issue::new("config.unknown_module", Severity::Error, error.message());
         vec![issue.on_field("module")]
     })
-}
-
-/// Separates paths from flags and their values: a flag takes as many values as its kind has.
-fn split_paths(words: &[String]) -> (Vec<String>, Vec<String>) {
-    let (mut paths, mut flags) = (Vec::new(), Vec::new());
-    let is_flag = |word: &str| word.len() > 2 && word.starts_with("--");
-    let mut words = words.iter().peekable();
-    while let Some(word) = words.next() {
-        if word == "--" {
-            paths.extend(words.by_ref().cloned());
-        } else if !is_flag(word) {
-            paths.push(word.clone());
-        } else {
-            flags.push(word.clone());
-            if word.contains('=') {
-                continue;
-            }
-            let name = word.trim_start_matches('-').replace('-', "_");
-            let name = FinetuneConfig::alias(&name).unwrap_or(&name);
-            match FinetuneConfig::field(name).map(|field| field.kind) {
-                Some(kind) if kind.is_list() => {
-                    flags.extend(std::iter::from_fn(|| words.next_if(|next| !is_flag(next))).cloned());
-                }
-                Some(FieldKind::Boolean) => {
-                    let is_word = |next: &str| {
-                        let words = ["true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"];
-                        words.iter().any(|word| next.eq_ignore_ascii_case(word))
-                    };
-                    flags.extend(words.next_if(|next| is_word(next)).cloned());
-                }
-                // An unknown flag takes a value too, so that the complaint is about the flag.
-                _ => flags.extend(words.next_if(|next| !is_flag(next)).cloned()),
-            }
-        }
-    }
-    (paths, flags)
 }
 
 /// A line that is rewritten on a terminal, and a line every few seconds elsewhere.

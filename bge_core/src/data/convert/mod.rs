@@ -104,6 +104,8 @@ pub struct ConvertOptions {
     pub columns: ColumnNames,
     /// Whether a quote at the beginning of a cell of CSV or TSV opens a quoted one; otherwise it is a character like others.
     pub quotes: bool,
+    /// The byte between the cells of CSV and TSV; if not given, the one of comma, tab, semicolon and bar that the header has most of.
+    pub delimiter: Option<u8>,
     /// Longest record in bytes.
     pub max_line_bytes: usize,
 }
@@ -115,6 +117,7 @@ impl Default for ConvertOptions {
             max_group_bytes: 256 << 20,
             columns: ColumnNames::default(),
             quotes: true,
+            delimiter: None,
             max_line_bytes: DEFAULT_LIMIT,
         }
     }

@@ -20,6 +20,7 @@ const MOST_CELLS: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct Table {
     quotes: bool,
+    delimiter: Option<u8>,
     limit: usize,
     names: ColumnNames,
     /// The first line, until the delimiter is known.
@@ -45,6 +46,7 @@ impl Table {
     pub(super) fn new(options: &ConvertOptions) -> Self {
         Self {
             quotes: options.quotes,
+            delimiter: options.delimiter,
             limit: options.max_line_bytes,
             names: options.columns.clone(),
             head: Vec::new(),
@@ -97,7 +99,7 @@ impl Table {
         })
     }
 
-    /// Chooses the delimiter that the first line has most of, and begins.
+    /// Takes the delimiter that was given or that the first line has most of, and begins.
     fn open(&mut self, sink: &mut Sink, out: &mut Converted) {
         let head = std::mem::take(&mut self.head);
         let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
@@ -114,7 +116,8 @@ impl Table {
         }
         let most = counts.iter().max().copied().unwrap_or_default();
         let found = DELIMITERS.iter().zip(&counts).find(|(_, count)| **count == most);
-        let delimiter = found.map_or(b',', |(delimiter, _)| *delimiter);
+        let most_of = found.map_or(b',', |(delimiter, _)| *delimiter);
+        let delimiter = self.delimiter.unwrap_or(most_of);
         self.reader = Some(
             ReaderBuilder::new()
                 .delimiter(delimiter)
