@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
@@ -112,11 +113,12 @@ fn main() -> Outcome<()> {
         }
     }
     bge_embedder_free(Some(c));
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{{\"texts\": {BATCH}, \"rounds\": {rounds}, \"rust_us\": {:.1}, \"c_us\": {:.1}, \"ratio\": {:.4}}}",
         median(of_rust),
         median(of_c),
         median(ratios)
-    );
+    )?;
     Ok(())
 }
