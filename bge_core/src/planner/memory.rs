@@ -2,7 +2,8 @@
 //!
 //! Counted from what the layers keep (`nn`, `models::bert`), not fitted: weights, their gradients and AdamW's two
 //! moments; what each layer keeps for the backward, or only its input with `gradient_checkpointing`; the largest set of
-//! gradients alive at once. `ZeRO` divides by the devices what a stage shares out, and half precision is counted as
+//! gradients alive at once. `ZeRO` divides by the devices what a stage shares out, but for the part of the network that runs (`train`
+//! brings gradients together layer by layer, and the tables of the embeddings at once), and half precision is counted as
 //! in Rajbhandari et al. 2020: 2 bytes for weights and gradients, 12 for the optimizer with its master weights.
 
 use serde::Serialize;
@@ -70,6 +71,12 @@ pub(super) fn memory(
         Precision::F32 => (4, 8),
         Precision::Half => (2, 12),
     };
+    // The part that runs is whole.
+    let part = shape.parts().into_iter().max().unwrap_or(0) * number;
+    let by_parts = |bytes: u64, from_stage: u8| match shared(bytes, from_stage) {
+        block if block < bytes => (block + part).min(bytes),
+        whole => whole,
+    };
     let (width, hidden) = (shape.hidden_size, shape.intermediate_size);
     let training = &config.training;
     let texts_at_once = match training.sub_batch_size {
@@ -101,8 +108,8 @@ pub(super) fn memory(
     let backward = tokens * number * (2 * hidden + 6 * width);
     let attention = options.threads.max(1) as u64 * 2 * ATTENTION_BLOCK * batch.longest * 4;
     let mut memory = Memory {
-        weights: shared(parameters.all * number, 3),
-        gradients: shared(parameters.trained * number, 2),
+        weights: by_parts(parameters.all * number, 3),
+        gradients: by_parts(parameters.trained * number, 2),
         optimizer: shared(parameters.trained * per_weight, 1),
         activations: input + layers + heads + vectors,
         temporary: backward + attention,

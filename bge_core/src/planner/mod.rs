@@ -283,6 +283,43 @@ mod tests {
     }
 
     #[test]
+    fn devices_share_out_what_the_stage_says_but_for_the_part_that_runs() {
+        let shape = ModelShape::preset("bge-base-en-v1.5").unwrap();
+        let memory = |world_size: usize, zero_stage: u8| {
+            let options = PlanOptions {
+                world_size,
+                zero_stage,
+                ..PlanOptions::default()
+            };
+            let config = FinetuneConfig::default();
+            plan(&shape, Module::EncoderOnlyBase, &config, None, &options).memory
+        };
+        let whole = memory(4, 0);
+        assert_eq!(memory(1, 3), whole);
+        let staged = [1, 2, 3].map(|stage| memory(4, stage));
+        // 30,522 words, 512 positions and 2 types.
+        let tables = 4 * 768 * (30_522 + 512 + 2);
+        for (memory, stage) in staged.iter().zip(1..) {
+            assert_eq!(memory.optimizer, whole.optimizer.div_ceil(4));
+            let gradients = if stage >= 2 {
+                whole.gradients.div_ceil(4) + tables
+            } else {
+                whole.gradients
+            };
+            let weights = if stage == 3 {
+                whole.weights.div_ceil(4) + tables
+            } else {
+                whole.weights
+            };
+            assert_eq!(
+                (memory.gradients, memory.weights),
+                (gradients, weights),
+                "stage {stage}"
+            );
+        }
+    }
+
+    #[test]
     fn measured_lengths_need_no_more_than_the_longest_allowed() {
         let config = FinetuneConfig::default();
         let shape = ModelShape::preset("bge-small-en-v1.5").unwrap();

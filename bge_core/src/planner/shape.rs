@@ -140,10 +140,9 @@ impl ModelShape {
 
     /// Numbers in the weights that a run of `module` holds and trains.
     pub fn parameters(&self, module: Module, config: &FinetuneConfig) -> Parameters {
-        let (width, hidden) = (self.hidden_size, self.intermediate_size);
+        let width = self.hidden_size;
         let square = width * width + width;
-        let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * width;
-        let layer = 4 * square + 2 * width * hidden + hidden + width + 4 * width;
+        let [tables, layer] = self.parts();
         let encoder = tables + 2 * width + self.num_hidden_layers * layer;
         let heads = match module {
             Module::RerankerEncoderOnlyBase => square + width + 1,
@@ -165,6 +164,14 @@ impl ModelShape {
             all: encoder + heads + pooler,
             trained: encoder + heads - frozen,
         }
+    }
+
+    /// Numbers in the tables of the embeddings, and in one layer.
+    pub(super) fn parts(&self) -> [u64; 2] {
+        let (width, hidden) = (self.hidden_size, self.intermediate_size);
+        let tables = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * width;
+        let layer = 4 * (width * width + width) + 2 * width * hidden + hidden + width + 4 * width;
+        [tables, layer]
     }
 
     /// The length of the multi-vector head's vectors.

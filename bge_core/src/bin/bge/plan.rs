@@ -38,9 +38,14 @@ impl Request {
     ) -> Result<Plan, Issue> {
         let name = &settings.model.model_name_or_path;
         let shape = shape(name, settings.model.config_name.as_deref())?;
+        // A checked configuration also has the stage of a DeepSpeed file.
+        let checked = settings.clone().check_for(module).ok();
+        let training = checked
+            .as_ref()
+            .map_or(&settings.training, |checked| &checked.training);
         let options = PlanOptions {
-            world_size: self.world_size.unwrap_or(settings.training.world_size()),
-            zero_stage: settings.training.zero_stage.min(3) as u8,
+            world_size: self.world_size.unwrap_or(training.world_size()),
+            zero_stage: training.zero_stage.min(3) as u8,
             precision: Precision::F32,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: match self.memory_gib {
