@@ -14,17 +14,36 @@ const ready = Promise.all([init(), initTools()]).then((modules) => {
 
 class Cancelled extends Error {}
 
-/** Hands every chunk of a file to `take`; it may say that it has enough by returning true. */
+/** Bytes that are read at once. */
+const CHUNK = 1 << 20;
+
+/**
+ * Hands every chunk of a file to `take`; it may say that it has enough by returning true.
+ *
+ * The browser fills one buffer again and again: what `read()` alone would return piles up until it is collected, which was
+ * the whole file. A chunk is to be used at once.
+ */
 async function stream(file, take) {
-  const reader = file.stream().getReader();
+  let buffer = new ArrayBuffer(CHUNK);
+  const reader = readerOf(file.stream());
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read(new Uint8Array(buffer));
       if (stop) throw new Cancelled();
       if (done || take(value)) return;
+      buffer = value.buffer;
     }
   } finally {
     reader.cancel().catch(() => {});
+  }
+}
+
+/** A reader that fills a buffer, or, where a browser has none for files, any: it ignores the buffer and brings its own. */
+function readerOf(stream) {
+  try {
+    return stream.getReader({ mode: "byob" });
+  } catch {
+    return stream.getReader();
   }
 }
 

@@ -63,8 +63,8 @@ export async function close({ seen, context }, { requests = [] } = {}) {
 export async function picture(page, name, part) {
   if (!process.env.SCREENSHOTS) return;
   mkdirSync(process.env.SCREENSHOTS, { recursive: true });
-  const path = join(process.env.SCREENSHOTS, `${name}.jpg`);
-  const options = { path, type: "jpeg", quality: 70 };
+  const path = join(process.env.SCREENSHOTS, `${name}.png`);
+  const options = { path };
   if (part) await page.locator(part).screenshot(options);
   else await page.screenshot({ ...options, fullPage: true });
 }
