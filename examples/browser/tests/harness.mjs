@@ -65,7 +65,7 @@ export async function picture(page, name, part) {
   mkdirSync(process.env.SCREENSHOTS, { recursive: true });
   const path = join(process.env.SCREENSHOTS, `${name}.png`);
   const options = { path };
-  if (part) await page.locator(part).screenshot(options);
+  if (part) await page.locator(part).screenshot({ ...options, style: "header { position: static !important }" });
   else await page.screenshot({ ...options, fullPage: true });
 }
 
