@@ -65,8 +65,12 @@ export async function picture(page, name, part) {
   mkdirSync(process.env.SCREENSHOTS, { recursive: true });
   const path = join(process.env.SCREENSHOTS, `${name}.png`);
   const options = { path };
-  if (part) await page.locator(part).screenshot({ ...options, style: "header { position: static !important }" });
-  else await page.screenshot({ ...options, fullPage: true });
+  if (!part) return void await page.screenshot({ ...options, fullPage: true });
+  // The header sticks to the top, and would be in the middle of the picture.
+  const header = (position) => page.evaluate((value) => { document.querySelector("header").style.position = value; }, position);
+  await header("static");
+  await page.locator(part).screenshot(options);
+  await header("");
 }
 
 export async function axe(page, where) {
