@@ -22,7 +22,7 @@ wasm: ## the same for the browser; needs `rustup target add wasm32-unknown-unkno
 
 browser: ## builds the npm package and the page and tests both; needs node, npm and chromium
 	bge_wasm/build.sh tokens
-	node --test bge_wasm/tests/package.mjs
+	node --test bge_wasm/tests/package.mjs bge_wasm/tests/tools.mjs
 	node examples/browser/tests/browser.mjs
 
 hub: ## tests of fetching models, against a server on this machine

@@ -1,7 +1,9 @@
 // How fast the validator is beside plain JavaScript: `node bge_wasm/benches/throughput.mjs [MEGABYTES]`, after bge_wasm/build.sh.
 //
 // Both read the same chunks of 1 MiB: plain JavaScript decodes them as a stream, splits lines and parses each with JSON.parse,
-// with the checks that every row gets. Medians of three rounds in turns. With BGE set, the native command reads the same file.
+// with the checks that every row gets (plain.mjs). Medians of five rounds in turns, and of their ratios. With BGE set, the
+// native command reads the same file in each round, on one thread as it always does. `examples/browser/tests/throughput.mjs`
+// does the same in Chromium.
 
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -9,122 +11,32 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { make, median, pairs } from "./plain.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const bge = createRequire(import.meta.url)(join(here, "..", "pkg", "node", "bge_wasm.js"));
-const megabytes = Number(process.argv[2] ?? 100);
-const CHUNK = 1 << 20;
-
-/** Triplets with scores, no row twice. */
-function make(bytes) {
-  const words = "the of a retrieval passage \\\"quoted\\\" naïve query model answer water light 東京 book river seven".split(" ");
-  let state = 7;
-  const next = (n) => ((state = (Math.imul(state, 1664525) + 1013904223) >>> 0) >>> 8) % n;
-  const text = (long) => Array.from({ length: long + next(long) }, () => words[next(words.length)]).join(" ");
-  const lines = [];
-  for (let size = 0, row = 0; size < bytes; row += 1) {
-    const line = `{"query": "${row} ${text(6)}", "pos": ["${row} ${text(40)}"], "neg": ["n${row} ${text(40)}", "m${row} ${text(40)}"], "pos_scores": [0.93], "neg_scores": [0.12, 0.034]}\n`;
-    size += line.length;
-    lines.push(line);
-  }
-  return Buffer.from(lines.join(""));
-}
-
-const NULL_WORDS = new Set(["none", "nan", "null", "n/a"]);
-
-/** The checks of a row and of the whole, as one would write them in JavaScript. */
-class Plain {
-  decoder = new TextDecoder("utf-8", { fatal: false });
-  rest = "";
-  report = { rows: 0, errors: 0, warnings: 0, lengths: [new Map(), new Map(), new Map()], negatives: new Map() };
-  queries = new Set();
-  passages = new Set();
-
-  push(chunk) {
-    const lines = (this.rest + this.decoder.decode(chunk, { stream: true })).split("\n");
-    this.rest = lines.pop();
-    for (const line of lines) this.row(line);
-  }
-
-  text(value, kind) {
-    const { report } = this;
-    if (typeof value !== "string") return void (report.errors += 1);
-    if (!value.trim()) report.errors += 1;
-    else if (value.length < 6 && NULL_WORDS.has(value.toLowerCase())) report.warnings += 1;
-    report.lengths[kind].set(value.length, (report.lengths[kind].get(value.length) ?? 0) + 1);
-  }
-
-  row(line) {
-    const { report } = this;
-    if (!line.trim()) return;
-    let row;
-    try {
-      row = JSON.parse(line);
-    } catch {
-      return void (report.errors += 1);
-    }
-    report.rows += 1;
-    if (row === null || typeof row !== "object" || Array.isArray(row)) return void (report.errors += 1);
-    if (line.includes("\ufffd")) report.warnings += 1;
-    this.text(row.query, 0);
-    if (this.queries.has(row.query)) report.warnings += 1;
-    this.queries.add(row.query);
-    for (const [kind, key] of [[1, "pos"], [2, "neg"]]) {
-      const texts = row[key] ?? [];
-      if (!Array.isArray(texts) || (kind === 1 && texts.length === 0)) {
-        report.errors += 1;
-        continue;
-      }
-      for (const text of texts) {
-        this.text(text, kind);
-        this.passages.add(text);
-        if (text === row.query) report.warnings += 1;
-      }
-      if (new Set(texts).size < texts.length) report.warnings += 1;
-      const scores = row[`${key}_scores`];
-      if (scores != null && (!Array.isArray(scores) || scores.length !== texts.length || !scores.every(Number.isFinite))) report.errors += 1;
-    }
-    if (row.pos?.some?.((text) => row.neg?.includes?.(text))) report.warnings += 1;
-    const many = row.neg?.length ?? 0;
-    report.negatives.set(many, (report.negatives.get(many) ?? 0) + 1);
-  }
-
-  finish() {
-    if (this.rest) this.row(this.rest);
-    return this.report;
-  }
-}
-
-function time(bytes, make) {
-  const started = performance.now();
-  const reader = make();
-  for (let at = 0; at < bytes.length; at += CHUNK) reader.push(bytes.subarray(at, at + CHUNK));
-  const { rows } = reader.finish();
-  return { seconds: (performance.now() - started) / 1000, rows };
-}
-
-const bytes = make(megabytes * 1e6);
-const times = { plain: [], wasm: [], native: [] };
+const bytes = make(Number(process.argv[2] ?? 100) * 1e6);
 const folder = mkdtempSync(join(tmpdir(), "bge-throughput-"));
 const path = join(folder, "train.jsonl");
 writeFileSync(path, bytes);
-for (let round = 0; round < 3; round += 1) {
-  const plain = time(bytes, () => new Plain());
-  const wasm = time(bytes, () => {
+const times = { plain: [], wasm: [], native: [] };
+for (let round = 0; round < 5; round += 1) {
+  const { plain, wasm } = pairs(bytes, 1, () => {
     const validator = new bge.Validator({});
     validator.startFile("train.jsonl", 0);
     return validator;
   });
-  if (plain.rows !== wasm.rows) throw new Error(`rows differ: ${plain.rows} and ${wasm.rows}`);
-  times.plain.push(plain.seconds);
-  times.wasm.push(wasm.seconds);
+  times.plain.push(...plain);
+  times.wasm.push(...wasm);
   if (process.env.BGE) {
     const { stderr } = spawnSync(process.env.BGE, ["validate", path, "--json"], { encoding: "utf8", maxBuffer: 1 << 26 });
     times.native.push(Number(/in ([\d.]+) s/.exec(stderr)[1]));
   }
 }
 rmSync(folder, { recursive: true });
-const rate = (seconds) => bytes.length / 1e6 / [...seconds].sort((one, two) => one - two)[1];
+const megabytes = bytes.length / 1e6;
+const ratio = (of, to) => median(of.map((seconds, round) => seconds / to[round])).toFixed(2);
 for (const [name, seconds] of Object.entries(times)) {
-  if (seconds.length) console.log(`${name.padEnd(7)} ${rate(seconds).toFixed(0).padStart(5)} MB/s, ${(rate(seconds) / rate(times.plain)).toFixed(2)} times plain JavaScript`);
+  if (seconds.length) console.log(`${name.padEnd(7)} ${(megabytes / median(seconds)).toFixed(0).padStart(5)} MB/s, ${ratio(times.plain, seconds)} times plain JavaScript`);
 }
+if (times.native.length) console.log(`native is ${ratio(times.wasm, times.native)} times the WebAssembly`);

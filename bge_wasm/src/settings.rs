@@ -4,6 +4,7 @@ use bge_core::Issue;
 use bge_core::config::{
     FinetuneConfig, Loader, Module, RenderFormat, from_command_line, json_schema, to_json_text,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::{JsError, JsValue, wasm_bindgen};
 
@@ -59,14 +60,28 @@ pub fn parse_config(
         }
     };
     to_js(&match parsed {
-        Ok((module, parsed)) => json!({
-            "ok": true,
-            "module": module.as_str(),
-            "config": flat(&parsed.arguments, module)?,
-            "issues": parsed.warnings,
-        }),
-        Err(issues) => json!({ "ok": false, "module": module.as_str(), "config": null, "issues": issues }),
+        Ok((module, parsed)) => ParsedConfig {
+            ok: true,
+            module: module.as_str(),
+            config: flat(&parsed.arguments, module)?,
+            issues: parsed.warnings,
+        },
+        Err(issues) => ParsedConfig {
+            ok: false,
+            module: module.as_str(),
+            config: Value::Null,
+            issues,
+        },
     })
+}
+
+/// What reading settings gave.
+#[derive(Serialize)]
+struct ParsedConfig {
+    ok: bool,
+    module: &'static str,
+    config: Value,
+    issues: Vec<Issue>,
 }
 
 /// Everything that is wrong with settings, or worth a look; empty if nothing is.

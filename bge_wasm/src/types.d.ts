@@ -180,3 +180,87 @@ export interface SplitReport {
   /** Rows that cannot be read; they are on neither side. */
   unreadable: number;
 }
+
+/** What a file holds. Of a BEIR folder, judgments (`qrels`) are pushed first, then queries, then the corpus. */
+export type FileRole = "qrels" | "queries" | "corpus" | "table" | "rows";
+
+export interface ConvertOptions {
+  /** Join the rows of one query into one. */
+  group?: boolean;
+  /** Memory for rows that are held back for it, in bytes. */
+  max_group_bytes?: number;
+  /** Whether a quote at the beginning of a cell opens a quoted one; true if missing. */
+  quotes?: boolean;
+  /** Columns whose names are none of those that are known. */
+  query?: string;
+  positives?: string[];
+  negatives?: string[];
+  score?: string;
+}
+
+export interface ConvertReport {
+  /** Rows, or judgments, that were read. */
+  rows: number;
+  written: number;
+  /** Rows that joined an earlier one. */
+  merged: number;
+  quarantined: number;
+  positives: number;
+  negatives: number;
+  /** Rows whose scores were left out. */
+  scores_unused: number;
+  /** Whether rows of one query may have stayed apart for want of memory. */
+  groups_bounded: boolean;
+  issues: IssueGroup[];
+}
+
+export interface LengthReport {
+  rows: number;
+  /** `to` is the length that is too large, null for the last range; `label` is for file names. */
+  buckets: { from: number; to: number | null; rows: number; label: string }[];
+  total_length: number;
+  mean_length: number;
+  longest: number;
+  /** Rows shorter than the first length. */
+  below: number;
+  unreadable: number;
+}
+
+export interface PlanRequest {
+  /** A name of `modelPresets()`, with or without its owner; if missing, `model_name_or_path`. */
+  model?: string;
+  /** The text of the model's config.json, which goes before the name. */
+  config_json?: string;
+  /** The text of a report, best with token counts. */
+  report?: string;
+  /** Devices that share a batch. */
+  world_size?: number;
+  /** What the devices share out: 0 nothing, 1 the optimizer, 2 also gradients, 3 also weights. */
+  zero_stage?: 0 | 1 | 2 | 3;
+  precision?: "f32" | "half";
+  threads?: number;
+  /** What a device has; without it nothing is said about fitting. */
+  memory_gib?: number;
+}
+
+/** All sizes are bytes of one device. */
+export interface Plan {
+  parameters: { all: number; trained: number };
+  fullest_batch: { texts: number; tokens: number; longest: number };
+  memory: {
+    weights: number;
+    gradients: number;
+    optimizer: number;
+    activations: number;
+    temporary: number;
+    program: number;
+    total: number;
+  };
+  memory_bytes: number | null;
+  fits: boolean | null;
+  /** Where it does not fit; `settings` is empty where none would do. `zero_stage` may be among them. */
+  advice: { settings: Record<string, number | boolean>; total: number; message: string } | null;
+  /** Where the data or `max_steps` says it. */
+  total_steps: number | null;
+  lengths_measured: boolean;
+}

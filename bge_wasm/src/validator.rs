@@ -6,7 +6,7 @@ use bge_core::{Issue, Severity};
 use serde_json::json;
 use wasm_bindgen::prelude::{JsError, JsValue, wasm_bindgen};
 
-use crate::values::{JsResult, config_of, lines, module_of, to_error, to_js};
+use crate::values::{JsResult, config_of, lines, module_of, to_error, to_js, to_text};
 
 /// The ending of a file or folder name that switches in-batch negatives off in same-dataset mode.
 const MARKER: &str = "no_in_batch_neg";
@@ -83,8 +83,7 @@ impl Validator {
     #[wasm_bindgen(js_name = finishText)]
     pub fn finish_text(&mut self) -> JsResult<String> {
         let report = self.session.take().ok_or_else(ended)?.finish();
-        let text = serde_json::to_string_pretty(&report).map_err(|error| JsError::new(&error.to_string()))?;
-        Ok(text + "\n")
+        Ok(to_text(&report)? + "\n")
     }
 
     /// Ends the last file and returns the report.

@@ -8,10 +8,16 @@ use wasm_bindgen::prelude::{JsError, JsValue};
 /// What every fallible function of this crate returns.
 pub(crate) type JsResult<T> = Result<T, JsError>;
 
+/// A value as text, the way the command prints it.
+///
+/// Everything that leaves goes through here: a second way of writing would add its copy of the code of every report.
+pub(crate) fn to_text<T: Serialize>(value: &T) -> JsResult<String> {
+    serde_json::to_string_pretty(value).map_err(|error| JsError::new(&error.to_string()))
+}
+
 /// A value as the object that `JSON.parse` makes of it.
 pub(crate) fn to_js<T: Serialize>(value: &T) -> JsResult<JsValue> {
-    let text = serde_json::to_string(value).map_err(|error| JsError::new(&error.to_string()))?;
-    js_sys::JSON::parse(&text).map_err(|_| JsError::new("the result is no JSON"))
+    js_sys::JSON::parse(&to_text(value)?).map_err(|_| JsError::new("the result is no JSON"))
 }
 
 /// An object as JSON; `undefined` and `null` are an empty object.

@@ -30,20 +30,20 @@ export function columns(title, bars, unit) {
   return framed(title, svg, bars, unit);
 }
 
-/** Lying bars, for names. */
-export function lanes(title, bars, unit) {
+/** Lying bars, for names; `write` makes text of a value. */
+export function lanes(title, bars, unit, write = count) {
   const total = bars.reduce((sum, bar) => sum + bar[1], 0) || 1;
   const svg = shape("svg", { viewBox: `0 0 320 ${Math.max(1, bars.length) * 30}`, class: "chart", "aria-hidden": "true" });
   bars.forEach(([label, value], at) => {
-    svg.append(shape("text", { x: 0, y: at * 30 + 11 }, `${label} · ${count(value)}`));
+    svg.append(shape("text", { x: 0, y: at * 30 + 11 }, `${label} · ${write(value)}`));
     svg.append(shape("rect", { class: "bar", x: 0, y: at * 30 + 15, height: 9, rx: 2, width: Math.max(2, (320 * value) / total) }));
   });
-  return framed(title, svg, bars, unit);
+  return framed(title, svg, bars, unit, write);
 }
 
-function framed(title, svg, bars, unit) {
-  const rows = bars.map(([label, value]) => el("tr", {}, el("td", {}, label), el("td", { class: "n" }, count(value))));
-  const head = el("tr", {}, el("th", { scope: "col" }, unit), el("th", { scope: "col", class: "n" }, "how many"));
+function framed(title, svg, bars, unit, write = count) {
+  const rows = bars.map(([label, value]) => el("tr", {}, el("td", {}, label), el("td", { class: "n" }, write(value))));
+  const head = el("tr", {}, el("th", { scope: "col" }, unit), el("th", { scope: "col", class: "n" }, write === count ? "how many" : "how much"));
   return el("figure", { class: "card" }, el("h3", {}, title), svg,
     el("details", {}, el("summary", { class: "muted" }, "as a table"), el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
 }

@@ -1,9 +1,15 @@
 // The page: takes files in, hands them to the worker, shows what comes back.
 
 import init from "./pkg/bge_wasm.js";
-import { byId, count, download, percent, size } from "./dom.js";
-import { repaired, show, splitUp } from "./report.js";
+import initTools from "./pkg/bge_wasm_tools.js";
+import { converted, DEFAULTS, judgmentsOf, optionsOf } from "./conversion.js";
+import { byId, count, download } from "./dom.js";
+import { inOrder, listen, sort } from "./intake.js";
+import { Planner } from "./planner.js";
+import { repaired, show } from "./report.js";
 import { Settings } from "./settings.js";
+import { bucketed, splitUp } from "./splits.js";
+import { cancel, fail, ready, say, work } from "./work.js";
 
 const EXAMPLE = `{"query": "what melts ice?", "pos": ["Salt lowers the melting point of water."], "neg": ["Ice is cold.", "Ice is cold."]}
 {"query": "why is the sky blue?", "pos": ["Air scatters blue light more than red."], "neg": ["The sea is deep.", ""]}
@@ -14,167 +20,107 @@ const EXAMPLE = `{"query": "what melts ice?", "pos": ["Salt lowers the melting p
 `;
 
 let settings;
-let files = [];
+let planner;
 let ignored = [];
 let tokenizer = null;
-let running = null;
-const worker = new Worker("worker.js", { type: "module" });
+/** The files that the report on the page is about, and what stands above it. */
+let checked = null;
 
-const say = (text) => { byId("said").textContent = text; };
-
-function fail(message) {
-  byId("failed").textContent = message;
-  byId("failed").hidden = !message;
-}
-
-function busy(text) {
-  byId("busy").hidden = !text;
-  byId("busy-text").textContent = text ?? "";
-  byId("bar").value = 0;
-  if (text) say(text);
-}
-
-/** Runs a job in the worker, after ending the one before; gives its answer, or null where it was cancelled. */
-async function work(job, text) {
-  while (running) {
-    worker.postMessage({ type: "cancel" });
-    await running.done;
-  }
-  const mine = {};
-  const answer = new Promise((resolve, reject) => Object.assign(mine, { resolve, reject }));
-  mine.done = answer.then(() => {}, () => {});
-  running = mine;
-  fail("");
-  busy(text);
-  worker.postMessage(job);
+/** Runs one of the jobs below; what goes wrong is said on the page. */
+const guarded = (run) => async (...words) => {
   try {
-    return await answer;
-  } finally {
-    running = null;
-    busy(null);
+    return await run(...words);
+  } catch (error) {
+    return fail(error.message);
   }
-}
-
-let loaded;
-const ready = new Promise((resolve) => { loaded = resolve; });
-
-worker.onmessage = ({ data }) => {
-  if (data.type === "ready") loaded();
-  else if (data.type === "progress") {
-    const share = data.total ? data.bytes / data.total : 1;
-    byId("bar").value = share;
-    const rows = data.rows == null ? "" : ` · ${count(data.rows)} rows · ${count(data.errors)} errors`;
-    byId("busy-text").textContent = `${percent(share)} of ${size(data.total)}${rows}`;
-  } else if (data.type === "failed") running ? running.reject(new Error(data.message)) : fail(data.message);
-  else if (data.type === "cancelled") running?.resolve(null);
-  else running?.resolve(data);
 };
 
-async function validate(list, above = null) {
+const validate = guarded(async (list, above = null) => {
   const config = settings.config;
+  const key = planner.key();
   const job = { type: "validate", files: list, config, module: settings.module, tokenizer };
-  try {
-    const answer = await work(job, "Reading …");
-    if (!answer) return say("cancelled");
-    const parts = show({ ...answer, config }, {
-      use: (values) => { settings.use(values); validate(list, above); },
-      repair: (dropRepeated, requireNegatives) => repair(list, dropRepeated, requireNegatives),
-      split: (share, said) => split(list, share, said),
-      save: () => download("report.json", [answer.text]),
-    });
-    byId("result").replaceChildren(...(above ? [above, ...parts] : parts));
-    if (ignored.length) fail(`Not read, as only .json and .jsonl are training data: ${ignored.slice(0, 8).join(", ")}${ignored.length > 8 ? " …" : ""}`);
-    say(`Done: ${count(answer.report.rows)} rows, verdict ${answer.report.verdict}`);
-  } catch (error) {
-    fail(error.message);
-  }
-}
+  if (above) byId("result").replaceChildren(above);
+  const answer = await work(job, "Reading …");
+  if (!answer) return say("cancelled");
+  checked = { list, above };
+  const parts = show({ ...answer, config }, {
+    use: (values) => { settings.use(values); validate(list, above); },
+    repair: (dropRepeated, requireNegatives) => repair(list, dropRepeated, requireNegatives),
+    split: (share, said) => split(list, share, said),
+    byLength: (lengths, said) => byLength(list, lengths, said),
+    save: () => download("report.json", [answer.text]),
+  });
+  byId("result").replaceChildren(...(above ? [above, ...parts] : parts));
+  planner.know(answer.text, key);
+  if (ignored.length) fail(`Not read, as these are no training data: ${ignored.slice(0, 8).join(", ")}${ignored.length > 8 ? " …" : ""}`);
+  return say(`Done: ${count(answer.report.rows)} rows, verdict ${answer.report.verdict}`);
+});
 
-async function repair(list, dropRepeated, requireNegatives) {
-  try {
-    const answer = await work({ type: "repair", files: list, dropRepeated, requireNegatives }, "Repairing …");
-    if (!answer) return say("cancelled");
-    const above = repaired(answer, (which) => download(`${which}.jsonl`, answer[which]));
-    const cleaned = new File([answer.cleaned], "cleaned.jsonl");
-    await validate([{ file: cleaned, name: cleaned.name, argument: 0 }], above);
-    byId("repaired")?.scrollIntoView({ block: "center" });
-  } catch (error) {
-    fail(error.message);
-  }
-}
+const repair = guarded(async (list, dropRepeated, requireNegatives) => {
+  const answer = await work({ type: "repair", files: list, dropRepeated, requireNegatives }, "Repairing …");
+  if (!answer) return say("cancelled");
+  const above = repaired(answer, (which) => download(`${which}.jsonl`, answer[which]));
+  await validate([asEntry(answer.cleaned, "cleaned.jsonl")], above);
+  return byId("repaired")?.scrollIntoView({ block: "center" });
+});
 
-async function split(list, share, said) {
-  try {
-    const answer = await work({ type: "split", files: list, share }, "Splitting …");
-    if (answer) said.replaceChildren(...splitUp(answer, (which) => download(`${which}.jsonl`, answer[which])));
-  } catch (error) {
-    fail(error.message);
-  }
-}
+const split = guarded(async (list, share, said) => {
+  const answer = await work({ type: "split", files: list, share }, "Splitting …");
+  if (answer) said.replaceChildren(...splitUp(answer, (which) => download(`${which}.jsonl`, answer[which])));
+});
 
-/** Takes entries `{file, name, argument, folder}`; a tokenizer.json among them is one. */
-async function take(entries) {
+const byLength = guarded(async (list, lengths, said) => {
+  const unit = tokenizer ? "tokens" : "characters";
+  const answer = await work({ type: "byLength", files: list, lengths, tokenizer }, "Measuring …");
+  const stem = list.length === 1 ? list[0].file.name.replace(/\.[^.]*$/, "") : "train";
+  if (answer) {
+    said.replaceChildren(...bucketed(answer, unit, (which) => (which === "quarantine" ? download("quarantine.jsonl", answer.quarantine)
+      : download(`${stem}_${answer.report.buckets[which].label}.jsonl`, answer.buckets[which]))));
+  }
+});
+
+/** Makes training rows of sources, and checks them together with the rows that were there. */
+const convert = guarded(async (sources, rows, chosen = DEFAULTS) => {
+  const judgments = judgmentsOf(sources, chosen.judgments);
+  const files = inOrder(sources).filter((source) => source.role !== "qrels" || source.name === judgments);
+  const answer = await work({ type: "convert", files, options: optionsOf(chosen) }, "Converting …");
+  if (!answer) return say("cancelled");
+  const names = { rows: "converted.jsonl", quarantine: "quarantine.jsonl" };
+  const above = converted(answer, files, sources, chosen, (which) => download(names[which], answer[which]), (other) => convert(sources, rows, other));
+  const list = answer.report.written > 0 ? [...rows, asEntry(answer.rows, names.rows)] : rows;
+  if (list.length) return validate(list, above);
+  byId("result").replaceChildren(above);
+  return say("Done: no training rows came out of the conversion");
+});
+
+const asEntry = (blob, name) => ({ file: new File([blob], name), name, argument: 0 });
+
+/** Takes entries `{file, name, argument, folder}` of any kind. */
+const take = guarded(async (entries) => {
   await ready;
-  const isTokenizer = (entry) => entry.file.name === "tokenizer.json";
-  const found = entries.find(isTokenizer);
-  if (found) tokenizer = found.file;
-  const rest = entries.filter((entry) => !isTokenizer(entry));
-  const isData = (entry) => /\.jsonl?$/i.test(entry.file.name);
-  if (rest.length) {
-    ignored = rest.filter((entry) => !isData(entry)).map((entry) => entry.name);
-    files = rest.filter(isData).sort((one, two) => one.argument - two.argument || (one.name < two.name ? -1 : 1));
+  const found = sort(entries);
+  tokenizer = found.tokenizer ?? tokenizer;
+  if (found.shape) await planner.take(found.shape);
+  if (!found.rows.length && !found.sources.length) {
+    if (found.shape) return say("The plan below is for this model.");
+    if (found.tokenizer) return say("The tokenizer is there; now drop the data.");
+    return fail("There is nothing to read among these: .json, .jsonl, .csv and .tsv files are read. Packed files have to be unpacked first.");
   }
-  if (files.length) await validate(files);
-  else if (found) say("The tokenizer is there; now drop the data.");
-  else fail("There is no .json or .jsonl file among these. Packed files have to be unpacked first.");
-}
-
-/** The files of a dropped item: itself, or the direct children of a folder, as `bge validate` takes them. */
-async function entriesOf(entry, argument) {
-  const file = (one) => new Promise((resolve, reject) => one.file(resolve, reject));
-  if (entry.isFile) return [{ file: await file(entry), name: entry.name, argument }];
-  const reader = entry.createReader();
-  const all = [];
-  for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!some.length) break;
-    all.push(...some.filter((child) => child.isFile));
-  }
-  return Promise.all(all.map(async (child) => ({ file: await file(child), name: `${entry.name}/${child.name}`, argument, folder: entry.name })));
-}
-
-function listen() {
-  const drop = byId("drop");
-  for (const kind of ["dragenter", "dragover"]) {
-    addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
-  }
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
-  addEventListener("drop", async (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    const items = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-    take((await Promise.all(items.map(entriesOf))).flat());
-  });
-  byId("files").addEventListener("change", (event) => {
-    take([...event.target.files].map((file, argument) => ({ file, name: file.name, argument })));
-    event.target.value = "";
-  });
-  byId("folder").addEventListener("change", (event) => {
-    const children = [...event.target.files].filter((file) => file.webkitRelativePath.split("/").length === 2);
-    take(children.map((file) => ({ file, name: file.webkitRelativePath, argument: 0, folder: file.webkitRelativePath.split("/")[0] })));
-    event.target.value = "";
-  });
-  byId("example").addEventListener("click", () => {
-    const file = new File([EXAMPLE], "example.jsonl");
-    take([{ file, name: file.name, argument: 0 }]);
-  });
-  byId("cancel").addEventListener("click", () => worker.postMessage({ type: "cancel" }));
-}
+  ignored = found.ignored;
+  const looked = await work({ type: "look", files: found.rows }, "Looking …");
+  if (!looked) return say("cancelled");
+  const rows = found.rows.filter((entry, at) => !looked.foreign[at]);
+  const sources = [...found.sources, ...found.rows.filter((entry, at) => looked.foreign[at])];
+  return sources.length ? convert(sources, rows) : validate(rows);
+});
 
 try {
-  await init();
+  await Promise.all([init(), initTools()]);
   settings = new Settings();
-  listen();
+  planner = new Planner(settings, () => validate(checked.list, checked.above));
+  listen(take);
+  byId("example").addEventListener("click", () => take([asEntry(EXAMPLE, "example.jsonl")]));
+  byId("cancel").addEventListener("click", cancel);
   await ready;
   document.documentElement.dataset.ready = "yes";
 } catch (error) {

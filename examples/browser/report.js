@@ -1,7 +1,9 @@
 // What a person reads of a report: verdict, numbers, charts, findings, repairs.
 
+import { defaultLengths } from "./pkg/bge_wasm_tools.js";
 import { columns, lanes, lengths } from "./charts.js";
 import { count, el, percent, plural, size } from "./dom.js";
+import { byLength, sides } from "./splits.js";
 
 /** Findings that a repair takes away: it mends the row, drops it, or sets it aside. */
 const MENDABLE = new Set(["broken_json", "not_object", "broken_array", "invalid_utf8", "byte_order_mark", "crlf", "line_too_long", "wrong_type",
@@ -77,7 +79,8 @@ function advice(report, config, use) {
     names.length > 0 && el("button", { type: "button", onclick: () => use(better) }, "Use these lengths in the settings"));
 }
 
-function finding(group, excerpts) {
+/** One kind of finding with its first places and their text. */
+export function finding(group, excerpts) {
   const mended = MENDABLE.has(group.code);
   const places = group.first.map((issue) => {
     const where = [issue.path, issue.line].filter((part) => part != null).join(":");
@@ -123,24 +126,7 @@ function repairs(report, start) {
     el("button", { type: "button", class: "primary", id: "start-repair", onclick: () => start(repeated.checked, negatives.checked) }, "Repair and check again"));
 }
 
-function sides(start) {
-  const share = el("input", { type: "number", id: "share", min: 1, max: 50, value: 5, step: 1 });
-  const said = el("div", { id: "sides", role: "status" });
-  return el("div", { class: "card" }, el("h3", {}, "Split into train and dev"),
-    el("p", {}, "Rows that share a query or a positive stay on one side, so that dev measures what was not trained on."),
-    el("div", { class: "row" }, el("label", { class: "check" }, "per cent for dev", share),
-      el("button", { type: "button", id: "start-split", onclick: () => start(Math.min(50, Math.max(1, Number(share.value) || 5)) / 100, said) }, "Split")), said);
-}
-
-/** How a split came out, with its two files. */
-export function splitUp({ report }, save) {
-  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} unreadable left out`,
-    report.largest_group > 1 && `; the largest group that belongs together has ${plural(report.largest_group, "row")}`, "."),
-  el("p", { class: "row" }, el("button", { type: "button", id: "save-train", onclick: () => save("train") }, "Download train.jsonl"),
-    el("button", { type: "button", id: "save-dev", onclick: () => save("dev") }, "Download dev.jsonl"))];
-}
-
-/** The whole result. `actions` are `repair`, `split`, `use` (settings) and `save` (the report). */
+/** The whole result. `actions` are `repair`, `split`, `byLength`, `use` (settings) and `save` (the report). */
 export function show({ report, excerpts, scripts, config }, actions) {
   const sum = (severity) => report.issues.filter((group) => group.severity === severity).reduce((total, group) => total + group.total, 0);
   return [
@@ -149,6 +135,7 @@ export function show({ report, excerpts, scripts, config }, actions) {
     report.issues.length > 0 && repairs(report, actions.repair),
     report.issues.length > 0 && findings(report, excerpts),
     report.rows > 1 && sides(actions.split),
+    report.rows > 1 && byLength(report.queries.tokens ? "tokens" : "characters", defaultLengths(), actions.byLength),
     charts(report, scripts),
     el("p", {}, el("button", { type: "button", id: "save-report", onclick: actions.save }, "Download the report (JSON)")),
   ].filter(Boolean);

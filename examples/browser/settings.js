@@ -36,6 +36,8 @@ export class Settings {
   module = "encoder_only.base";
   changed = {};
   fields = new Map();
+  /** Called after every change. */
+  onchange = () => {};
 
   constructor() {
     const select = byId("module");
@@ -79,6 +81,14 @@ export class Settings {
   /** Changes some settings and keeps the rest. */
   use(values) {
     this.load(this.module, { ...this.changed, ...values });
+  }
+
+  /** Changes one setting, as if it were typed. */
+  set(name, text) {
+    const field = this.fields.get(name);
+    if (!field) return;
+    field.input.value = text;
+    this.changedField(name);
   }
 
   build() {
@@ -162,6 +172,7 @@ export class Settings {
       el("p", {}, errors.length === 0 ? "The settings are fine." : missing.length === errors.length ? `Still needed: ${missing.join(", ")}.` : `${plural(errors.length, "setting")} cannot be used.`),
       rest.length > 0 && el("ul", {}, rest.map(line))));
     this.write();
+    this.onchange();
   }
 
   write() {

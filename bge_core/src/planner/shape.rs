@@ -1,6 +1,7 @@
 //! The sizes of an encoder, from its `config.json` or by the name of a BGE model.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::config::{FinetuneConfig, Module};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,20 +25,6 @@ pub struct ModelShape {
     pub max_position_embeddings: u64,
     /// Rows of the token-type table.
     pub type_vocab_size: u64,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    model_type: String,
-    vocab_size: u64,
-    hidden_size: u64,
-    num_hidden_layers: u64,
-    num_attention_heads: u64,
-    intermediate_size: u64,
-    // The defaults of transformers' `BertConfig`.
-    max_position_embeddings: Option<u64>,
-    type_vocab_size: Option<u64>,
-    pad_token_id: Option<u64>,
 }
 
 /// (name, layers, width, heads, feed-forward width, vocabulary, positions, token types) of the models on the hub.
@@ -67,32 +54,45 @@ impl ModelShape {
     /// Reads a `config.json` of `bert`, `roberta` or `xlm-roberta`.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |message: String| Error::new(ErrorKind::ModelFormat, message);
-        let raw: Raw = serde_json::from_str(text)
+        let raw: Map<String, Value> = serde_json::from_str(text)
             .map_err(|error| bad(format!("this is not the config.json of an encoder: {error}")))?;
-        let roberta = match raw.model_type.as_str() {
-            "bert" => false,
-            "xlm-roberta" | "roberta" | "camembert" => true,
-            other => {
+        let roberta = match raw.get("model_type").and_then(Value::as_str) {
+            Some("bert") => false,
+            Some("xlm-roberta" | "roberta" | "camembert") => true,
+            Some(other) => {
                 return Err(bad(format!(
-                    "a plan is made for bert, roberta and xlm-roberta, not for {other:?}"
+                    "this config.json is of {other:?}; a plan is made for bert, roberta and xlm-roberta"
                 )));
             }
+            None => {
+                return Err(bad(
+                    "this is not the config.json of an encoder: it has no `model_type`".into(),
+                ));
+            }
         };
-        let positions = raw.max_position_embeddings.unwrap_or(512);
+        let size = |name: &str, default: Option<u64>| match raw.get(name) {
+            Some(value) if !value.is_null() => value.as_u64(),
+            _ => default,
+        };
+        let size = |name: &str, default: Option<u64>| {
+            size(name, default).ok_or_else(|| bad("the config.json needs this size".into()).with_field(name))
+        };
+        // The defaults are those of transformers' `BertConfig`.
+        let positions = size("max_position_embeddings", Some(512))?;
         let reserved = if roberta {
-            raw.pad_token_id.unwrap_or(1) + 1
+            size("pad_token_id", Some(1))?.saturating_add(1)
         } else {
             0
         };
         let shape = Self {
-            vocab_size: raw.vocab_size,
-            hidden_size: raw.hidden_size,
-            num_hidden_layers: raw.num_hidden_layers,
-            num_attention_heads: raw.num_attention_heads,
-            intermediate_size: raw.intermediate_size,
+            vocab_size: size("vocab_size", None)?,
+            hidden_size: size("hidden_size", None)?,
+            num_hidden_layers: size("num_hidden_layers", None)?,
+            num_attention_heads: size("num_attention_heads", None)?,
+            intermediate_size: size("intermediate_size", None)?,
             max_tokens: positions.saturating_sub(reserved),
             max_position_embeddings: positions,
-            type_vocab_size: raw.type_vocab_size.unwrap_or(2),
+            type_vocab_size: size("type_vocab_size", Some(2))?,
         };
         shape.plausible()
     }
@@ -106,6 +106,8 @@ impl ModelShape {
             ("num_attention_heads", self.num_attention_heads, 1 << 12),
             ("intermediate_size", self.intermediate_size, 1 << 22),
             ("max_position_embeddings", self.max_tokens, 1 << 24),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
+            ("type_vocab_size", self.type_vocab_size, 1 << 24),
         ];
         for (name, value, most) in sizes {
             if value == 0 || value > most {

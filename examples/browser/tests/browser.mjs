@@ -1,95 +1,12 @@
-// The page in a real Chromium: `node examples/browser/tests/browser.mjs`, after bge_wasm/build.sh tokens.
+// The page in a real Chromium: `node examples/browser/tests/browser.mjs [PART OF A NAME]`, after bge_wasm/build.sh tokens.
 //
-// CHROMIUM names the browser (default /usr/bin/chromium); SCREENSHOTS a folder for pictures.
+// CHROMIUM names the browser (default /usr/bin/chromium); SCREENSHOTS a folder for pictures; MEGABYTES the size of the large file.
 
 import assert from "node:assert/strict";
-import { createReadStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import { tmpdir } from "node:os";
-import { dirname, extname, join, normalize } from "node:path";
-import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
-
-const here = dirname(fileURLToPath(import.meta.url));
-const page_folder = join(here, "..");
-const root = join(page_folder, "..", "..");
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm" };
-
-const server = createServer((request, response) => {
-  const path = join(page_folder, normalize(new URL(request.url, "http://x").pathname).replace(/\/$/, "/index.html"));
-  if (!path.startsWith(page_folder) || !existsSync(path)) return response.writeHead(404).end();
-  response.writeHead(200, { "content-type": TYPES[extname(path)] ?? "text/plain" });
-  createReadStream(path).pipe(response);
-});
-await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-const address = `http://127.0.0.1:${server.address().port}/`;
-
-const scratch = mkdtempSync(join(tmpdir(), "bge-browser-"));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-precise-memory-info"],
-});
-
-const flows = [];
-const flow = (name, run) => flows.push([name, run]);
-
-/** A fresh page that fails on console errors, and that knows the requests since it was ready. */
-async function open(options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
-  const page = await context.newPage();
-  const seen = { errors: [], requests: [], outside: [] };
-  page.on("console", (message) => { if (["error", "warning"].includes(message.type())) seen.errors.push(message.text()); });
-  page.on("pageerror", (error) => seen.errors.push(String(error)));
-  context.on("request", (request) => {
-    const url = request.url();
-    if (url.startsWith("blob:") || url.startsWith("data:")) return;
-    seen.requests.push(url);
-    if (!url.startsWith(address)) seen.outside.push(url);
-  });
-  await page.goto(address);
-  await page.waitForSelector("html[data-ready=yes]", { timeout: 20_000 }).catch(() => assert.fail(`the page does not start: ${seen.errors.join("; ")}`));
-  seen.requests.length = 0;
-  return { page, seen, context };
-}
-
-async function close({ seen, context }, { requests = [] } = {}) {
-  await context.close();
-  assert.deepEqual(seen.errors, [], "console errors");
-  assert.deepEqual(seen.outside, [], "requests to elsewhere");
-  assert.deepEqual(seen.requests.map((url) => url.slice(address.length)).sort(), requests, "requests after load");
-}
-
-async function picture(page, name) {
-  if (!process.env.SCREENSHOTS) return;
-  mkdirSync(process.env.SCREENSHOTS, { recursive: true });
-  await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
-}
-
-async function axe(page, where) {
-  await page.evaluate(readFileSync(join(here, "node_modules", "axe-core", "axe.min.js"), "utf8"));
-  const { violations } = await page.evaluate(() => globalThis.axe.run());
-  const bad = violations.filter((one) => ["serious", "critical"].includes(one.impact));
-  assert.deepEqual(bad.map((one) => `${one.id}: ${one.nodes[0].html} ${one.nodes[0].failureSummary}`), [], where);
-}
-
-async function saved(page, selector) {
-  const [download] = await Promise.all([page.waitForEvent("download"), page.click(selector)]);
-  const path = join(scratch, download.suggestedFilename());
-  await download.saveAs(path);
-  return { name: download.suggestedFilename(), text: readFileSync(path, "utf8") };
-}
-
-/** A file in the scratch folder. */
-function put(name, text) {
-  const path = join(scratch, name);
-  writeFileSync(path, text);
-  return path;
-}
-
-const inside = async (page) => {
-  const [wide, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert.ok(wide <= seen, `the page is ${wide} wide in a window of ${seen}`);
-};
+import { appendFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { axe, close, flow, inside, memory, open, picture, put, root, run, saved, scratch } from "./harness.mjs";
+import "./tools.mjs";
 
 flow("an example is judged, repaired and downloaded", async () => {
   const tab = await open();
@@ -212,19 +129,10 @@ flow("a large file is read in little memory, with progress, and can be cancelled
   for (let row = 0; row < 2000; row += 1) block.push(JSON.stringify({ query: `question number ${row}`, pos: [`answer ${row} ${"word ".repeat(60)}`], neg: [`other ${row} ${"text ".repeat(60)}`], pos_scores: [0.9], neg_scores: [0.1] }));
   const bytes = Buffer.from(`${block.join("\n")}\n`);
   writeFileSync(path, "");
-  const out = (await import("node:fs")).openSync(path, "a");
-  for (let done = 0; done < megabytes * 1e6; done += bytes.length) (await import("node:fs")).writeSync(out, bytes);
+  for (let done = 0; done < megabytes * 1e6; done += bytes.length) appendFileSync(path, bytes);
   const tab = await open();
   const { page } = tab;
-  const session = await tab.context.newCDPSession(page);
-  const memory = async () => {
-    const { jsHeapSizeUsed } = { jsHeapSizeUsed: (await session.send("Runtime.getHeapUsage")).usedSize };
-    const worker = page.workers()[0];
-    const wasm = await worker.evaluate(() => new Promise((resolve) => { const old = postMessage; globalThis.postMessage = (data) => { globalThis.postMessage = old; resolve(data.bytes); }; onmessage({ data: { type: "memory" } }); }));
-    const heap = await worker.evaluate(() => performance.memory?.usedJSHeapSize ?? 0);
-    return jsHeapSizeUsed + wasm + heap;
-  };
-  const before = await memory();
+  const before = await memory(tab);
   await page.setInputFiles("#files", path);
   await page.waitForFunction(() => document.getElementById("bar").value > 0);
   await page.click("#cancel");
@@ -233,7 +141,7 @@ flow("a large file is read in little memory, with progress, and can be cancelled
   await page.setInputFiles("#files", path);
   await page.waitForSelector("#result .facts", { timeout: 300_000 });
   const seconds = (Date.now() - started) / 1000;
-  const grown = (await memory()) - before;
+  const grown = (await memory(tab)) - before;
   const size = statSync(path).size / 1e6;
   console.log(`  ${size.toFixed(0)} MB in ${seconds.toFixed(1)} s (${(size / seconds).toFixed(0)} MB/s in the tab), memory grown by ${(grown / 1e6).toFixed(0)} MB`);
   assert.ok(grown < 300e6);
@@ -259,17 +167,4 @@ flow("it fits from 360 to 1600 pixels, dark and light, and works by keyboard", a
   }
 });
 
-let failed = 0;
-for (const [name, run] of flows.filter(([name]) => !process.argv[2] || name.includes(process.argv[2]))) {
-  try {
-    await run();
-    console.log(`ok: ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.error(`FAILED: ${name}\n${error.stack}`);
-  }
-}
-await browser.close();
-server.close();
-rmSync(scratch, { recursive: true });
-process.exit(failed ? 1 : 0);
+await run();
