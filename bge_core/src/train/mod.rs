@@ -21,6 +21,7 @@ mod embed;
 mod evaluator;
 mod feed;
 mod heads;
+mod joined;
 mod objective;
 mod open;
 mod policy;

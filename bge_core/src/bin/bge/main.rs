@@ -5,12 +5,15 @@ mod config;
 mod encode;
 mod evaluate;
 mod finetune;
+mod launch;
 mod merge;
 mod mine;
 mod pipeline;
 mod plan;
 mod progress;
 mod quickstart;
+#[cfg_attr(not(feature = "mpi"), path = "no_ranks.rs")]
+mod ranks;
 mod rerank;
 mod score;
 mod validate;
