@@ -394,7 +394,7 @@ fn no_banned_crate_is_locked() {
 }
 
 #[test]
-fn no_default_feature_builds_faiss() {
+fn no_default_feature_needs_faiss_or_mpi() {
     for member in ["bge_core", "tests", "examples/rust"] {
         let manifest = toml(&workspace().join(member).join("Cargo.toml"));
         let Some(features) = manifest.get("features").and_then(|features| features.as_table()) else {
@@ -408,13 +408,15 @@ fn no_default_feature_builds_faiss() {
             names.extend(brought.map(str::to_owned));
             next += 1;
         }
-        assert!(
-            names.iter().all(|name| !name.contains("faiss")),
-            "{member} builds FAISS by default: {names:?}"
-        );
-        let optional = manifest["dependencies"]
-            .get("faiss")
-            .map(|faiss| &faiss["optional"]);
-        assert!(optional.is_none_or(|optional| optional.as_bool() == Some(true)));
+        for heavy in ["faiss", "mpi"] {
+            assert!(
+                names.iter().all(|name| !name.contains(heavy)),
+                "{member} needs {heavy} by default: {names:?}"
+            );
+            let optional = manifest["dependencies"]
+                .get(heavy)
+                .map(|found| &found["optional"]);
+            assert!(optional.is_none_or(|optional| optional.as_bool() == Some(true)));
+        }
     }
 }

@@ -1,18 +1,30 @@
 //! Ranks that train one model together: what they say to each other, and how one failure ends them all.
 //!
 //! A rank holds a copy of the model, or its block of what the ranks share out (`zero_stage`), and a share of every batch.
-//! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process. Every sum is made
-//! in the order of the ranks, so that all of them hold the same bits, whoever came first.
+//! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process, and with the
+//! feature `mpi` a process may be a rank. Every sum is made in the order of the ranks, so that all of them hold the same bits,
+//! whoever came first.
 //!
 //! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
 //! that does not come within the limit is an error on every rank and not a hang.
 
+mod call;
+mod failure;
+mod launcher;
+#[cfg(feature = "mpi")]
+mod line;
+#[cfg(feature = "mpi")]
+mod processes;
 mod solo;
 mod threads;
 
 use std::fmt;
 
 use crate::error::{Result, bail};
+pub(crate) use failure::of_rank;
+pub use launcher::{Launched, Launcher};
+#[cfg(feature = "mpi")]
+pub use processes::Mpi;
 pub use solo::Solo;
 pub use threads::{ThreadGroup, ThreadRank, together};
 
@@ -23,6 +35,11 @@ pub trait Communicator: fmt::Debug + Send + Sync {
 
     /// The number of ranks.
     fn world_size(&self) -> usize;
+
+    /// How many ranks, this one among them, compute on the processor cores of this one.
+    fn sharers(&self) -> usize {
+        self.world_size()
+    }
 
     /// Replaces the values by the sum over all ranks.
     fn all_reduce(&self, values: &mut [f32]) -> Result<()>;
@@ -75,6 +92,26 @@ fn check_lengths(world_size: usize, lengths: &[usize], total: usize) -> Result<(
     let sum: usize = lengths.iter().sum();
     if sum != total {
         bail!(InvalidArgument, "blocks of {sum} values do not fit {total}");
+    }
+    Ok(())
+}
+
+/// Refuses own values that are not as many as was announced.
+fn check_own(rank: usize, own: usize, lengths: &[usize]) -> Result<()> {
+    let expected = lengths[rank];
+    if own != expected {
+        bail!(
+            InvalidArgument,
+            "rank {rank} brings {own} values where {expected} were announced"
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a rank that does not exist.
+fn check_root(world_size: usize, root: usize) -> Result<()> {
+    if root >= world_size {
+        bail!(InvalidArgument, "rank {root} is outside a world of {world_size}");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The world of one rank: nothing is sent, nothing is copied but what a caller asks for.
 
-use super::{Communicator, check_lengths};
-use crate::error::{Error, Result, bail};
+use super::{Communicator, check_lengths, check_root};
+use crate::error::{Error, Result};
 
 /// The only rank.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,10 +35,7 @@ impl Communicator for Solo {
     }
 
     fn broadcast(&self, root: usize, _: &mut [f32]) -> Result<()> {
-        if root != 0 {
-            bail!(InvalidArgument, "rank {root} is outside a world of 1");
-        }
-        Ok(())
+        check_root(1, root)
     }
 
     fn barrier(&self) -> Result<()> {

@@ -4,12 +4,13 @@
 //! Every collective is made of such meetings. There is one lock and one signal, and what can go wrong is noticed there:
 //! different calls, a rank that ended, failed or panicked, one that does not come in time.
 
-use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Communicator, block, check_lengths, even};
+use super::call::Call;
+use super::failure::{Failure, of_rank};
+use super::{Communicator, block, check_lengths, check_own, check_root, even};
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// What a rank brings to a meeting.
@@ -18,36 +19,6 @@ enum Data {
     Floats(Vec<f32>),
     Numbers(Vec<f64>),
     Word(u32),
-}
-
-/// Which call a rank is in; those of all ranks must be equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Call {
-    AllReduce(usize),
-    ReduceScatter(Vec<usize>),
-    AllGather(Vec<usize>),
-    GatherNumbers(usize),
-    Broadcast(usize, usize),
-    Barrier,
-    Order,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AllReduce(length) => write!(f, "all_reduce of {length} values"),
-            Self::ReduceScatter(lengths) => write!(f, "reduce_scatter into {}", blocks(lengths)),
-            Self::AllGather(lengths) => write!(f, "all_gather of {}", blocks(lengths)),
-            Self::GatherNumbers(length) => write!(f, "gather_numbers of {length} values"),
-            Self::Broadcast(root, length) => write!(f, "broadcast of {length} values from rank {root}"),
-            Self::Barrier => write!(f, "barrier"),
-            Self::Order => write!(f, "order"),
-        }
-    }
-}
-
-fn blocks(lengths: &[usize]) -> String {
-    format!("blocks of {lengths:?} values")
 }
 
 /// Something brought to the meeting by one rank.
@@ -59,31 +30,6 @@ struct Post {
 
 /// What all have brought, by rank.
 type Meeting = Arc<Vec<Post>>;
-
-/// Why the group ended.
-#[derive(Clone, Debug)]
-struct Failure {
-    kind: ErrorKind,
-    message: String,
-}
-
-impl Failure {
-    fn new(message: String) -> Self {
-        let kind = ErrorKind::Distributed;
-        Self { kind, message }
-    }
-
-    fn of(error: &Error) -> Self {
-        Self {
-            kind: error.kind(),
-            message: error.to_string(),
-        }
-    }
-
-    fn error(&self) -> Error {
-        Error::new(self.kind, self.message.clone())
-    }
-}
 
 #[derive(Debug)]
 struct State {
@@ -240,11 +186,6 @@ impl Drop for Guard<'_> {
         let message = format!("rank {} panicked", self.rank);
         (self.fail)(&Error::new(ErrorKind::Distributed, message));
     }
-}
-
-/// An error as the other ranks see it.
-fn of_rank(rank: usize, error: &Error) -> Error {
-    Error::new(ErrorKind::Distributed, format!("rank {rank} failed: {error}"))
 }
 
 /// The leader's own error, or else that of a peer which is no echo of another's.
@@ -412,15 +353,7 @@ impl Communicator for ThreadRank {
 
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
         check_lengths(self.group.size, lengths, lengths.iter().sum())?;
-        let expected = lengths[self.rank];
-        if own.len() != expected {
-            bail!(
-                InvalidArgument,
-                "rank {} brings {} values where {expected} were announced",
-                self.rank,
-                own.len()
-            );
-        }
+        check_own(self.rank, own.len(), lengths)?;
         let meeting = self.meet_floats(Call::AllGather(lengths.to_vec()), own.to_vec())?;
         Ok(meeting.iter().map(floats).collect::<Vec<_>>().concat())
     }
@@ -438,13 +371,7 @@ impl Communicator for ThreadRank {
     }
 
     fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
-        if root >= self.group.size {
-            bail!(
-                InvalidArgument,
-                "rank {root} is outside a world of {}",
-                self.group.size
-            );
-        }
+        check_root(self.group.size, root)?;
         let own = if root == self.rank {
             values.to_vec()
         } else {

@@ -22,6 +22,7 @@ mod evaluator;
 mod feed;
 mod forecast;
 mod heads;
+mod joined;
 mod objective;
 mod open;
 mod policy;

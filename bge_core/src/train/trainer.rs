@@ -11,6 +11,7 @@ use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
 use super::feed::{Feed, Reading};
 use super::forecast::{Forecast, preflight, warnings};
+use super::joined::check_equal_start;
 use super::objective::Card;
 use super::open::Opened;
 use super::policy::Policy;
@@ -20,7 +21,7 @@ use super::worker::{Order, Worker, pool};
 use crate::config::{CheckedConfig, SaveStrategy, to_toml};
 use crate::data::Dataset;
 use crate::data::template::Template;
-use crate::distributed::{Communicator, Solo, ThreadGroup, together};
+use crate::distributed::{Communicator, Solo, ThreadGroup, of_rank, together};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::inference::check_vocabulary;
 use crate::issue::{Issue, Severity};
@@ -65,9 +66,31 @@ impl Trainer {
     ///
     /// Nothing is written yet. Errors name the file, line or setting.
     pub fn new(config: CheckedConfig) -> Result<Self> {
+        let limit = Duration::from_secs(config.training.ddp_timeout as u64);
+        let lines = lines(config.training.world_size(), limit)?;
+        Self::over(config, lines)
+    }
+
+    /// The same for one rank of several that are processes. Rank 0 logs, evaluates and saves.
+    ///
+    /// The settings must be for as many ranks, and model, data and checkpoint the same for all.
+    pub fn of_rank(config: CheckedConfig, ranks: Arc<dyn Communicator>) -> Result<Self> {
+        let (asked, world_size) = (config.training.world_size(), ranks.world_size());
+        if asked != world_size {
+            bail!(
+                InvalidArgument,
+                "the settings are for {asked} ranks (nproc_per_node, devices), but {world_size} train together"
+            );
+        }
+        Self::over(config, vec![ranks])
+    }
+
+    /// A run of which these ranks are in this process.
+    fn over(config: CheckedConfig, lines: Vec<Arc<dyn Communicator>>) -> Result<Self> {
         let (data_args, training) = (&config.data, &config.training);
         let world_size = training.world_size();
         let available = available_memory();
+        let leads = lines.first().is_none_or(|ranks| ranks.rank() == 0);
         let mut notes: Vec<Issue> = config.warnings().to_vec();
         let folder = hub::resolve_model(
             &config.model.model_name_or_path,
@@ -80,7 +103,9 @@ impl Trainer {
             .as_deref()
             .map(|request| checkpoint::resolve(request, &output_dir))
             .transpose()?;
-        guard_output(&output_dir, training.overwrite_output_dir || resume.is_some())?;
+        if leads {
+            guard_output(&output_dir, training.overwrite_output_dir || resume.is_some())?;
+        }
 
         let tokenizer = match &config.model.tokenizer_name {
             Some(name) => Tokenizer::open(name)?,
@@ -90,7 +115,7 @@ impl Trainer {
         check_vocabulary(&tokenizer, model.encoder(), &folder.path)?;
 
         let mut report = None;
-        if data_args.validate_data {
+        if data_args.validate_data && leads {
             let found = preflight(&config, &tokenizer)?;
             notes.extend(warnings(&found));
             report = Some(found);
@@ -113,7 +138,7 @@ impl Trainer {
         let forecast = Forecast::of(&config, &folder, report.as_ref(), policy.max_steps, available);
         notes.extend(forecast.as_ref().and_then(Forecast::warning));
         let evaluator = match (&data_args.eval_dataset, reading) {
-            (Some(path), Reading::Texts(lengths)) => Some(Evaluator::open(
+            (Some(path), Reading::Texts(lengths)) if leads => Some(Evaluator::open(
                 Path::new(path),
                 data_args,
                 training,
@@ -128,21 +153,17 @@ impl Trainer {
         };
         let mut first = Some(model);
         let special = tokenizer.special_tokens().without_words();
-        let limit = Duration::from_secs(training.ddp_timeout as u64);
-        let mut workers = Vec::with_capacity(world_size);
-        for (rank, ranks) in lines(world_size, limit)?.into_iter().enumerate() {
-            // Rank 0 takes the model that was checked.
+        let mut workers = Vec::with_capacity(lines.len());
+        for ranks in lines {
+            // The first rank takes the model that was checked.
             let model = match first.take() {
                 Some(model) => model,
                 None => Opened::open(&config, &folder, &mut Vec::new())?,
             };
             let mut stepper = model.stepper(training, policy.max_steps, special.clone())?;
+            let (feed, pool) = (feed.of_rank(ranks.rank()), pool(ranks.sharers())?);
             stepper.join(ranks)?;
-            workers.push(Worker {
-                stepper,
-                feed: feed.of_rank(rank),
-                pool: pool(world_size)?,
-            });
+            workers.push(Worker { stepper, feed, pool });
         }
         let peers = workers.split_off(1);
         let Some(worker) = workers.pop() else {
@@ -232,9 +253,14 @@ impl Trainer {
     /// Trains to the end, or until a callback or the stopper says stop.
     ///
     /// A loss or gradient that is not finite is an error that names the step and the lines; what was written before stays.
-    /// With several ranks, rank 0 runs on this thread, and the first rank to fail ends all.
+    /// With several ranks, rank 0 runs on this thread, and the first rank to fail ends all. Where ranks are processes, each of
+    /// them must call this; only rank 0 tells callbacks, and the report of another rank knows of no speed.
     pub fn run(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
         let ranks = Arc::clone(self.worker.stepper.ranks());
+        if ranks.world_size() > self.peers.len() + 1 {
+            let report = self.run_among(&*ranks, callbacks);
+            return report.inspect_err(|error| ranks.fail(&of_rank(ranks.rank(), error)));
+        }
         let mut peers = std::mem::take(&mut self.peers);
         let report = together(
             &|error| ranks.fail(error),
@@ -248,6 +274,38 @@ impl Trainer {
         );
         self.peers = peers;
         report
+    }
+
+    /// What the rank of this process does among other processes.
+    fn run_among(
+        &mut self,
+        ranks: &dyn Communicator,
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<TrainReport> {
+        let data = &self.state.own().data_fingerprint;
+        let weights = self.worker.stepper.objective().params();
+        check_equal_start(ranks, &self.save.settings, data, self.state.global_step, weights)?;
+        if ranks.rank() == 0 {
+            let report = self.lead(callbacks)?;
+            self.worker.order(Order::End)?;
+            return Ok(report);
+        }
+        self.worker.follow()?;
+        self.state.global_step = self.worker.stepper.steps();
+        Ok(TrainReport {
+            state: self.state.clone(),
+            folder: self.save.output_dir.clone(),
+            stopped: self.state.global_step < self.policy.max_steps,
+            tokens_per_second: 0.0,
+            step_secs: 0.0,
+        })
+    }
+
+    /// The newest checkpoint in the output folder.
+    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
+        checkpoint::list(&self.save.output_dir)
+            .pop()
+            .map(|(_, path)| path)
     }
 
     /// What rank 0 does.

@@ -9,8 +9,11 @@
 mod case;
 mod data;
 mod heads;
+mod launch;
 mod mining;
 mod models;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod outputs;
 mod pipeline;
 mod prepared;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::case::{bge, copy, finetune, fixture};
 
 /// A model with dropout and real data in a folder of its own.
-fn prepare() -> tempfile::TempDir {
+pub(crate) fn prepare() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     copy(&fixture("models/bert"), &at.join("model"));
@@ -22,7 +22,7 @@ fn prepare() -> tempfile::TempDir {
     folder
 }
 
-const STEPS: &[&str] = &[
+pub(crate) const STEPS: &[&str] = &[
     "--max_steps",
     "400",
     "--per_device_train_batch_size",
@@ -51,7 +51,7 @@ fn run(at: &Path, more: &[&str]) -> String {
 }
 
 /// Waits until the run has logged a few steps: its log goes to standard error line by line.
-fn wait_for_steps(child: &mut Child, steps: usize) -> std::thread::JoinHandle<String> {
+pub(crate) fn wait_for_steps(child: &mut Child, steps: usize) -> std::thread::JoinHandle<String> {
     use std::io::{BufRead, BufReader};
     let stderr = child.stderr.take().unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();

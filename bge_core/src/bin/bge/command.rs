@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bge_core::config::{
     Arguments, Checked, Loader, Module, config_error, groups, module_flag_help, split_config_flag,
@@ -29,20 +30,30 @@ impl From<Error> for Failure {
 /// The result of a command.
 pub(crate) type Outcome<T> = Result<T, Failure>;
 
+/// Whether another process speaks for this one.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process say nothing, or speak again.
+#[cfg(feature = "mpi")]
+pub(crate) fn set_silent(silent: bool) {
+    SILENT.store(silent, Ordering::Relaxed);
+}
+
+fn silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
+
 /// Says what went wrong, and gives the exit code.
 pub(crate) fn finish(outcome: Outcome<()>) -> i32 {
-    let mut err = std::io::stderr().lock();
     match outcome {
         Ok(()) => 0,
         Err(Failure::Code(code)) => code,
         Err(Failure::Usage(issues)) => {
-            for issue in &issues {
-                let _ = writeln!(err, "{issue}");
-            }
+            issues.iter().for_each(say);
             2
         }
         Err(Failure::Work(error)) => {
-            let _ = writeln!(err, "error: {error}");
+            say(format!("error: {error}"));
             if matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::UnknownFlag) {
                 2
             } else {
@@ -54,6 +65,9 @@ pub(crate) fn finish(outcome: Outcome<()>) -> i32 {
 
 /// Writes a result to standard output; a reader that went away is no failure.
 pub(crate) fn print(text: &str) -> i32 {
+    if silent() {
+        return 0;
+    }
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => 1,
         _ => 0,
@@ -62,6 +76,9 @@ pub(crate) fn print(text: &str) -> i32 {
 
 /// Writes a line to standard error.
 pub(crate) fn say(line: impl std::fmt::Display) {
+    if silent() {
+        return;
+    }
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 

@@ -10,12 +10,18 @@ use bge_core::{Error, ErrorKind, Issue, Severity};
 use serde_json::json;
 
 use crate::command::{Failure, Outcome, print, refused, say, settings};
+use crate::launch;
 use crate::progress::TrainProgress;
+use crate::ranks::Ranks;
 
 const USAGE: &str = "usage: bge finetune encoder_only.base|reranker.encoder_only.base --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n";
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
+    launch::run(|ranks| train(args, ranks))
+}
+
+fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {
     let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
     let Some((module, rest)) = args.split_first() else {
         return Err(usage(format!("name a module\n{USAGE}")));
@@ -35,14 +41,21 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             rest,
         )
     };
-    let settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
+    let mut settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
+    if let Some(ranks) = ranks {
+        ranks.fit(&mut settings.arguments)?;
+    }
     let config = settings.arguments.check_for(module).map_err(refused)?;
-    let mut trainer = Trainer::new(config)?;
+    let mut trainer = match ranks {
+        Some(ranks) => Trainer::of_rank(config, ranks.line())?,
+        None => Trainer::new(config)?,
+    };
     trainer.stop_on(stopper()?);
     let planned = trainer.forecast().map(|forecast| forecast.bytes);
     trainer.forecast().into_iter().for_each(say);
     let mut progress = TrainProgress::new();
-    let report = trainer.run(&mut [&mut progress])?;
+    let report = trainer.run(&mut [&mut progress]);
+    let report = report.map_err(|error| resumable(error, &trainer))?;
     let peak = peak_memory();
     if settings.json {
         let result = json!({
@@ -80,6 +93,17 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         report.tokens_per_second
     ));
     Ok(())
+}
+
+/// Says where to go on after a rank was lost.
+fn resumable(error: Error, trainer: &Trainer) -> Error {
+    match trainer.newest_checkpoint() {
+        Some(place) if error.kind() == ErrorKind::Distributed => {
+            let message = format!("{error}; go on with --resume_from_checkpoint {}", place.display());
+            Error::new(ErrorKind::Distributed, message)
+        }
+        _ => error,
+    }
 }
 
 /// Listens to Ctrl-C and SIGTERM; the second Ctrl-C ends at once.

@@ -6,12 +6,15 @@ mod convert;
 mod encode;
 mod evaluate;
 mod finetune;
+mod launch;
 mod merge;
 mod mine;
 mod pipeline;
 mod plan;
 mod progress;
 mod quickstart;
+#[cfg_attr(not(feature = "mpi"), path = "no_ranks.rs")]
+mod ranks;
 mod repair;
 mod rerank;
 mod score;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::command::{Failure, Outcome, print, refused, say};
 use crate::finetune::stopper;
+use crate::launch;
 use crate::progress::{Counter, TrainProgress};
 
 const USAGE: &str = "\
@@ -34,6 +35,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             flag_help::<PipelineArguments>("pipeline").replace("  --", "  ")
         ))));
     }
+    launch::alone("pipeline")?;
     let json = take_switch(&mut args, "--json");
     let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
     let file = match args.as_slice() {

@@ -10,6 +10,7 @@ use bge_core::{Error, Issue, Severity, files};
 use serde_json::json;
 
 use crate::command::{Failure, Outcome, print, refused, say};
+use crate::launch;
 use crate::pipeline::{Stages, show};
 
 const USAGE: &str = "\
@@ -70,6 +71,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     if take_switch(&mut args, "--help") || args.iter().any(|arg| arg == "-h") {
         return Err(Failure::Code(print(USAGE)));
     }
+    launch::alone("quickstart")?;
     let json = take_switch(&mut args, "--json");
     let place = Place::new(output_dir(&args)?);
     place.prepare()?;
