@@ -163,6 +163,8 @@ export interface RepairReport {
   duplicates_bounded: boolean;
   /** Mended rows by the code of what was wrong. */
   fixes: Record<string, number>;
+  /** What was mended, dropped and set aside, with the first places of each kind. */
+  issues: IssueGroup[];
 }
 
 export interface Excerpt {
