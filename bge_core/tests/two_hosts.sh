@@ -61,31 +61,14 @@ export HF_HUB_OFFLINE=1 RAYON_NUM_THREADS=1
 flags=(finetune encoder_only.base --model_name_or_path model --train_data data.jsonl --train_group_size 4
     --per_device_train_batch_size 4 --max_steps 20 --save_steps 10 --logging_steps 1 --negatives_cross_device)
 "$bge" "${flags[@]}" --output_dir threads --nproc_per_node 2 2>threads.log || { cat threads.log; exit 1; }
-before=$(ip netns exec "$b" cat "/sys/class/net/${card}b/statistics/rx_bytes" 2>/dev/null || ip -n "$b" -s link show "${card}b" | awk '/RX:/ { getline; print $1; exit }')
+received() {
+    ip -n "$b" -s link show "${card}b" | awk '/RX:/ { getline; print $1; exit }'
+}
+before=$(received)
 two_hosts "$bge" "${flags[@]}" --output_dir hosts 2>hosts.log || { cat hosts.log; exit 1; }
-after=$(ip -n "$b" -s link show "${card}b" | awk '/RX:/ { getline; print $1; exit }')
+after=$(received)
 for file in model.safetensors checkpoint-10/optimizer.safetensors checkpoint-20/trainer_state.json; do
     cmp "threads/$file" "hosts/$file"
 done
 [ "$(grep -c '^done: ' hosts.log)" = 1 ] || { cat hosts.log; exit 1; }
 echo "two hosts train the bytes of two threads; $(((after - before) / 1024)) KiB went to the second one"
-
-# The network between them goes down in the middle of a run: an error within the limit, and a run that goes on.
-two_hosts "$bge" "${flags[@]}" --output_dir cut --max_steps 100000 --ddp_timeout 5 2>cut.log &
-run=$!
-for _ in $(seq 600); do
-    [ ! -d cut/checkpoint-50 ] || break
-    sleep 0.1
-done
-started=$SECONDS
-ip -n "$b" link set "${card}b" down
-if wait "$run"; then
-    echo "the run did not notice that its network is gone"
-    exit 1
-fi
-[ $((SECONDS - started)) -lt 60 ] || { cat cut.log; exit 1; }
-grep -q 'waited 5s in .* for the ranks \[1\]' cut.log || { cat cut.log; exit 1; }
-ip -n "$b" link set "${card}b" up
-two_hosts "$bge" "${flags[@]}" --output_dir cut --max_steps 2000 --resume_from_checkpoint True 2>again.log || { cat again.log; exit 1; }
-grep 'going on after step' again.log
-echo "a network that goes down ends both within the limit, and the run goes on"

@@ -152,7 +152,7 @@ fn what_any_rank_finds_wrong_is_said_once_and_ends_all() {
         (
             "rank 2 differs",
             vec![(2, SHORT), (1, &other_rate)],
-            1,
+            2,
             "rank 2 has other settings than rank 0",
         ),
     ] {
@@ -201,6 +201,16 @@ fn end_of(mut child: Child, reader: std::thread::JoinHandle<String>) -> (Duratio
     (started.elapsed(), reader.join().unwrap())
 }
 
+/// A process that ended may still wait for its parent to notice, where the first process of a container does not.
+fn assert_ended(process: u32) {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim().chars().next());
+    assert!(matches!(state, None | Some('Z' | 'X')), "a rank is left: {stat}");
+}
+
 /// Goes on from the newest checkpoint, and ends with the bytes of the run that nothing happened to.
 fn assert_goes_on(at: &Path, flags: &[&str]) {
     let flags = [flags, &["--resume_from_checkpoint", "True"]].concat();
@@ -239,11 +249,9 @@ fn a_killed_rank_ends_all_and_the_run_goes_on_from_its_checkpoint() {
         let (took, err) = end_of(child, reader);
         assert!(took < Duration::from_secs(15), "{took:?}: {err}");
         // mpirun sees it before anyone waits too long.
-        let says = format!("process rank {rank} with PID {}", processes[rank]);
+        let says = format!("process rank {rank} with PID");
         assert_eq!(err.matches(&says).count(), 1, "{err}");
-        for process in processes {
-            assert!(!Path::new(&format!("/proc/{process}")).exists(), "a rank is left");
-        }
+        processes.into_iter().for_each(assert_ended);
     }
     assert_goes_on(at, &flags);
 }
@@ -273,8 +281,6 @@ fn a_rank_that_hangs_ends_all_at_the_limit() {
     ] {
         assert!(errors[0].contains(part), "{part}: {err}");
     }
-    for process in processes {
-        assert!(!Path::new(&format!("/proc/{process}")).exists(), "a rank is left");
-    }
+    processes.into_iter().for_each(assert_ended);
     assert_goes_on(at, &flags);
 }
