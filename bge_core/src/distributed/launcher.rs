@@ -108,7 +108,7 @@ impl Launched {
             let Some(world_size) = known.world_size.iter().copied().find(set) else {
                 continue;
             };
-            if set(&known.rank) && known.marks.iter().all(|mark| set(mark)) {
+            if set(&known.rank) && known.marks.iter().all(&set) {
                 let launched = Self {
                     launcher: known.launcher,
                     rank: number(&variable, known.rank)?,
