@@ -337,7 +337,7 @@ fn paths_that_are_no_training_data_are_refused_by_name() {
         ("missing.jsonl", "cannot open"),
         ("empty", "no .json or .jsonl file"),
         ("folder.jsonl", "no .json or .jsonl file"),
-        ("a.csv", "convert it"),
+        ("a.csv", "bge convert"),
         ("a.jsonl.gz", "gunzip"),
         ("a.txt", "rename"),
         ("noending", "rename"),

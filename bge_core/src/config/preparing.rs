@@ -98,7 +98,7 @@ arguments! {
         /// Replace files that exist. Otherwise train and dev are refused, and files of ranges are left as they are.
         overwrite: bool = false;
 
-        ["train and dev"]
+        ["train_and_dev"]
         /// The JSONL file that receives the rows to train on.
         train_file: Option<String> = None, ours;
         /// The JSONL file that receives the rows to measure with.
