@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import torch
 from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
 
@@ -111,8 +113,6 @@ else:
         return answer_embed(encode(asked.texts))
 
 
-@app.exception_handler(422)
+@app.exception_handler(RequestValidationError)
 async def malformed(_, error):
-    from fastapi.responses import JSONResponse
-
     return JSONResponse({"error": str(error)}, status_code=400)

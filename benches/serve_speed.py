@@ -42,7 +42,7 @@ def build(built, work):
 def start(name, arguments, corpus, work):
     """Starts a service. Returns it and its port once it answers."""
     cores = arguments.threads
-    env = dict(os.environ, RAYON_NUM_THREADS=str(cores), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    env = dict(os.environ, RAYON_NUM_THREADS=str(cores), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     if name in ("cpp", "go"):
         program = f"{work}/build/search" if name == "cpp" else f"{work}/serve"
         command = [program, arguments.model, corpus, "0" if name == "cpp" else "127.0.0.1:0"]
