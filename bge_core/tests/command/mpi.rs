@@ -198,14 +198,25 @@ fn end_of(mut child: Child, reader: std::thread::JoinHandle<String>) -> (Duratio
     (started.elapsed(), reader.join().unwrap())
 }
 
-/// A process that ended may still wait for its parent to notice, where the first process of a container does not.
+/// mpirun kills what is left and does not wait until it is gone. A process that ended may still wait for its parent to
+/// notice, where the first process of a container does not.
 fn assert_ended(process: u32) {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.trim().chars().next());
-    assert!(matches!(state, None | Some('Z' | 'X')), "a rank is left: {stat}");
+    let started = Instant::now();
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.trim().chars().next());
+        if matches!(state, None | Some('Z' | 'X')) {
+            return;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "a rank is left: {stat}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Goes on from the newest checkpoint, and ends with the bytes of the run that nothing happened to.
