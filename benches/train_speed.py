@@ -1,13 +1,14 @@
 """Fine-tuning speed and memory, ours and FlagEmbedding's, in turn on the same data.
 
 usage: python benches/train_speed.py --bge target/release/bge --model DIR --train_data FILE... --corpus corpus.jsonl
-       [--pairs 5] [--steps 23] [--threads 2] [--batch 16] [--group 8] [--query_max_len 64] [--passage_max_len 256] [--pooling mean]
+       [--module encoder_only.base|encoder_only.m3] [--pairs 5] [--steps 23] [--threads 2] [--batch 16] [--group 8] [--query_max_len 64] [--passage_max_len 256] [--pooling mean]
        [--json FILE] [--only ours|peer] [-- more flags for both]
 
 Run it with the Python of benches/peer_setup.sh. Each run is a process of its own on the first --threads cores. A rate is the
 median over the steps of real (unpadded) tokens per second; the peer's first three steps are left out. The peer's step is timed in two ways:
 `step`, from the end of one optimizer step to the end of the next, as ours is, and `forward_backward`, only its model and
 gradients, without tokenizing, collating and the optimizer. Both ratios are printed; the second one favours the peer.
+For encoder_only.m3, make_m3.py makes a model with BGE-M3's heads and vocabulary.
 """
 
 import argparse
@@ -23,17 +24,21 @@ import sidebyside
 WARM = 3
 
 
-def peer(flags, threads):
+def peer(module, flags, threads):
     """Child process: trains with FlagEmbedding and prints one JSON line."""
     import torch
     import transformers
-    from FlagEmbedding.finetune.embedder.encoder_only import base
+    from FlagEmbedding.abc.finetune.embedder import AbsEmbedderDataArguments
+    from FlagEmbedding.finetune.embedder.encoder_only import base, m3
 
     torch.set_num_threads(threads)
-    parser = transformers.HfArgumentParser(
-        (base.EncoderOnlyEmbedderModelArguments, base.EncoderOnlyEmbedderDataArguments, base.EncoderOnlyEmbedderTrainingArguments)
-    )
-    runner = base.EncoderOnlyEmbedderRunner(*parser.parse_args_into_dataclasses(flags))
+    kinds = {
+        "encoder_only.base": (base.EncoderOnlyEmbedderRunner, base.EncoderOnlyEmbedderModelArguments, base.EncoderOnlyEmbedderTrainingArguments),
+        "encoder_only.m3": (m3.EncoderOnlyEmbedderM3Runner, m3.EncoderOnlyEmbedderM3ModelArguments, m3.EncoderOnlyEmbedderM3TrainingArguments),
+    }
+    make, model_arguments, training_arguments = kinds[module]
+    parser = transformers.HfArgumentParser((model_arguments, AbsEmbedderDataArguments, training_arguments))
+    runner = make(*parser.parse_args_into_dataclasses(flags))
     steps, micro = [], []
     inner = runner.trainer.training_step
 
@@ -68,8 +73,8 @@ def peer(flags, threads):
     }))  # fmt: skip
 
 
-def ours(bge, flags, out, threads):
-    text, peak = sidebyside.run([bge, "finetune", "encoder_only.base", *flags, "--output_dir", out, "--json"], threads)
+def ours(bge, module, flags, out, threads):
+    text, peak = sidebyside.run([bge, "finetune", module, *flags, "--output_dir", out, "--json"], threads)
     return {"tokens_per_s": sidebyside.last_json(text)["tokens_per_second"], "peak_mib": peak}
 
 
@@ -79,9 +84,10 @@ def main():
         cut = words.index("--")
         words, more = words[:cut], words[cut + 1 :]
     if words[:1] == ["--child"]:
-        return peer(more, int(words[1]))
+        return peer(words[1], more, int(words[2]))
     ap = argparse.ArgumentParser()
     ap.add_argument("--bge", default="target/release/bge")
+    ap.add_argument("--module", choices=["encoder_only.base", "encoder_only.m3"], default="encoder_only.base")
     ap.add_argument("--model", required=True)
     ap.add_argument("--train_data", nargs="+", required=True)
     ap.add_argument("--corpus", help="where negatives are drawn from for rows without")
@@ -106,15 +112,15 @@ def main():
         for i in range(a.pairs):
             row = {}
             if a.only != "peer":
-                row["ours"] = ours(a.bge, flags, os.path.join(work, f"ours{i}"), a.threads)
+                row["ours"] = ours(a.bge, a.module, flags, os.path.join(work, f"ours{i}"), a.threads)
             if a.only != "ours":
                 extra = ["--output_dir", os.path.join(work, f"peer{i}"), "--cache_path", os.path.join(work, "cache"), "--logging_steps", "1000000",
                          "--report_to", "none", "--use_cpu", "True", "--disable_tqdm", "True", "--dataloader_pin_memory", "False"]  # fmt: skip
-                text, peak = sidebyside.run([sys.executable, os.path.abspath(__file__), "--child", str(a.threads), "--", *flags, *extra], a.threads)
+                text, peak = sidebyside.run([sys.executable, os.path.abspath(__file__), "--child", a.module, str(a.threads), "--", *flags, *extra], a.threads)
                 row["peer"] = {**sidebyside.last_json(text), "peak_mib": peak}
             rounds.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-    result = {"what": "train", "machine": sidebyside.machine(), "threads": a.threads, "flags": flags[4:], "rounds": rounds}
+    result = {"what": "train", "module": a.module, "machine": sidebyside.machine(), "threads": a.threads, "flags": flags[4:], "rounds": rounds}
     for who in ("ours", "peer"):
         if who in rounds[0]:
             result[who] = {k: sidebyside.summary([r[who][k] for r in rounds]) for k in rounds[0][who]}

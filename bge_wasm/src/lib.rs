@@ -1,7 +1,7 @@
 //! The validator, the converters, the planner and the settings of bge for JavaScript: the very functions that the trainer runs.
 //!
 //! Nothing here computes: every function turns JavaScript values into those of `bge_core` and back. The types that
-//! TypeScript sees are in `types.d.ts` beside this file. It is built as three modules, by its features, so that a page loads
+//! TypeScript sees are in `types.d.ts` beside this file. It is built as four modules, by its features, so that a page loads
 //! what it needs.
 
 #![allow(
@@ -11,37 +11,41 @@
 
 #[cfg(feature = "tools")]
 mod convert;
+#[cfg(feature = "validate")]
+mod excerpts;
 #[cfg(feature = "tools")]
 mod given;
 #[cfg(feature = "tools")]
 mod length;
 #[cfg(feature = "tools")]
 mod planner;
-#[cfg(feature = "check")]
+#[cfg(feature = "tools")]
 mod repair;
-#[cfg(feature = "check")]
+#[cfg(feature = "settings")]
 mod settings;
-#[cfg(feature = "check")]
+#[cfg(feature = "tools")]
 mod split;
 #[cfg(all(feature = "tokens", target_arch = "wasm32"))]
 mod tokens;
-#[cfg(feature = "check")]
+#[cfg(feature = "validate")]
 mod validator;
 mod values;
 
 #[cfg(feature = "tools")]
 pub use convert::{Converter, file_role};
+#[cfg(feature = "validate")]
+pub use excerpts::Excerpts;
 #[cfg(feature = "tools")]
 pub use length::{LengthSplitter, default_lengths};
 #[cfg(feature = "tools")]
 pub use planner::{model_presets, plan_run};
-#[cfg(feature = "check")]
-pub use repair::{Excerpts, Repairer};
-#[cfg(feature = "check")]
+#[cfg(feature = "tools")]
+pub use repair::Repairer;
+#[cfg(feature = "settings")]
 pub use settings::{check_config, config_schema, default_config, modules, parse_config, render_config};
-#[cfg(feature = "check")]
+#[cfg(feature = "tools")]
 pub use split::Splitter;
-#[cfg(feature = "check")]
+#[cfg(feature = "validate")]
 pub use validator::Validator;
 
 use wasm_bindgen::prelude::wasm_bindgen;

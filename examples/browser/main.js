@@ -1,6 +1,6 @@
 // The page: takes files in, hands them to the worker, shows what comes back.
 
-import init from "./pkg/bge_wasm.js";
+import initSettings from "./pkg/bge_wasm_settings.js";
 import initTools from "./pkg/bge_wasm_tools.js";
 import { converted, DEFAULTS, judgmentsOf, optionsOf } from "./conversion.js";
 import { byId, count, download } from "./dom.js";
@@ -115,7 +115,7 @@ const take = guarded(async (entries) => {
 });
 
 try {
-  await Promise.all([init(), initTools()]);
+  await Promise.all([initSettings(), initTools()]);
   settings = new Settings();
   planner = new Planner(settings, () => validate(checked.list, checked.above));
   listen(take);

@@ -1,6 +1,6 @@
 // The form of the settings: made from the schema, checked while one types.
 
-import * as bge from "./pkg/bge_wasm.js";
+import * as bge from "./pkg/bge_wasm_settings.js";
 import { byId, download, el, plural } from "./dom.js";
 
 const BASIC = ["model_name_or_path", "train_data", "output_dir", "train_group_size", "query_max_len", "passage_max_len", "num_train_epochs",

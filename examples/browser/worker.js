@@ -156,7 +156,7 @@ class Sink {
 }
 
 async function repair({ files, dropRepeated, requireNegatives }) {
-  const repairer = new bge.Repairer(dropRepeated, requireNegatives);
+  const repairer = new tools.Repairer(dropRepeated, requireNegatives);
   const [cleaned, quarantine] = [new Sink(), new Sink()];
   const drain = () => {
     cleaned.add(repairer.takeCleaned());
@@ -173,7 +173,7 @@ async function repair({ files, dropRepeated, requireNegatives }) {
 }
 
 async function split({ files, share }) {
-  const splitter = new bge.Splitter(share, 42, false);
+  const splitter = new tools.Splitter(share, 42, false);
   const [train, dev] = [new Sink(), new Sink()];
   const drain = () => {
     train.add(splitter.takeTrain());

@@ -3,33 +3,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A 64-bit fingerprint of a text; equal texts have equal ones, others with a chance of 2^-64.
-///
-/// Folded 64 x 64 -> 128 bit products over 16 bytes at a time; fixed constants, the same on every machine.
+use twox_hash::XxHash64;
+
+/// A 64-bit fingerprint of a text (XXH64); equal texts have equal ones, others with a chance of 2^-64.
 pub fn fingerprint(text: &[u8]) -> u64 {
-    const ONE: u64 = 0x9e37_79b9_7f4a_7c15;
-    const TWO: u64 = 0xd1b5_4a32_d192_ed03;
-    // Whole words at full speed; only the last one of a text is put together byte by byte.
-    let word = |bytes: &[u8]| match <[u8; 8]>::try_from(bytes) {
-        Ok(word) => u64::from_le_bytes(word),
-        Err(_) => bytes
-            .iter()
-            .rev()
-            .fold(0, |word, byte| (word << 8) | u64::from(*byte)),
-    };
-    let fold = |a: u64, b: u64| {
-        let wide = u128::from(a) * u128::from(b);
-        (wide as u64) ^ ((wide >> 64) as u64)
-    };
-    let mut state = ONE ^ (text.len() as u64).wrapping_mul(TWO);
-    let mut blocks = text.chunks_exact(16);
-    for block in &mut blocks {
-        let (low, high) = block.split_at(8);
-        state = fold(word(low) ^ state.rotate_left(25) ^ TWO, word(high) ^ state ^ ONE);
-    }
-    let (low, high) = blocks.remainder().split_at(blocks.remainder().len().min(8));
-    state = fold(word(low) ^ state.rotate_left(25) ^ TWO, word(high) ^ state ^ ONE);
-    crate::random::mix(state)
+    XxHash64::oneshot(0, text)
 }
 
 /// Fingerprints are random already, so they hash as themselves.

@@ -106,7 +106,7 @@ pub enum BrokenKind {
 impl<'a> RecordView<'a> {
     /// Reads one line or array element that holds exactly one JSON object.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Broken> {
-        let text = std::str::from_utf8(bytes).map_err(|error| broken_utf8(bytes, error.valid_up_to()))?;
+        let text = simdutf8::basic::from_utf8(bytes).map_err(|_| broken_utf8(bytes))?;
         let mut reader = serde_json::Deserializer::from_str(text);
         let view = ViewSeed.deserialize(&mut reader).and_then(|view| {
             reader.end()?;

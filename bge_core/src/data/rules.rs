@@ -34,7 +34,7 @@ impl Measured {
     pub fn of(text: &str) -> Self {
         Self {
             fingerprint: super::duplicates::fingerprint(text.as_bytes()),
-            characters: text.chars().count() as u64,
+            characters: bytecount::num_chars(text.as_bytes()) as u64,
             blank: text.trim_start().is_empty(),
         }
     }

@@ -7,7 +7,8 @@ import { end, open } from "./harness.mjs";
 
 const { page } = await open();
 const times = await page.evaluate(`(async () => {
-  const { Validator } = await import("./pkg/bge_wasm.js");
+  const { default: init, Validator } = await import("./pkg/bge_wasm.js");
+  await init();
   const NULL_WORDS = new Set(${JSON.stringify([...NULL_WORDS])});
   ${[Plain, make, time, pairs].map(String).join("\n")}
   return pairs(make(${Number(process.argv[2] ?? 100) * 1e6}), 5, () => {
