@@ -10,6 +10,7 @@ it with the Python of benches/peer_setup.sh.
 """
 
 import argparse
+import json
 import os
 import shutil
 
@@ -67,6 +68,13 @@ def main():
         path = os.path.join(a.bert or a.tokenizer, name)
         if os.path.exists(path):
             shutil.copy(path, a.out)
+    if a.bert:  # upstream's sparse head asks for the end of a text by this name
+        path = os.path.join(a.out, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as f:
+            settings = json.load(f)
+        settings.update(bos_token=settings["cls_token"], eos_token=settings["sep_token"])
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(settings, f, indent=1)
     print(f"{a.out}: {sum(p.numel() for p in model.parameters()):,} weights without heads")
 
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use bge_core::config::{EmbedArguments, FinetuneConfig, PoolingMethod};
+use bge_core::config::{EmbedArguments, FinetuneConfig, PoolingMethod, TextRole};
 use bge_core::inference::{Embedder, Vectors};
 use bge_core::random::Draws;
+use bge_core::tokenize::TokenBatch;
 use bge_tests::{copy, fixture, json, largest_difference, network, train, weights};
 use serde_json::{Value, json};
 
@@ -81,7 +82,42 @@ fn a_text_has_the_same_bits_alone_in_any_batch_in_any_order_and_on_any_threads()
             let got = pool.install(|| rows(&all.encode(&texts).unwrap()));
             assert!(got == want, "{name}: {threads} threads");
         }
+        for groups in [2, 3, 100] {
+            let mut done = Vec::new();
+            let several = in_groups(name, groups);
+            let tokens = several.tokenize(TextRole::None, &texts).unwrap();
+            let got = several.encode_tokens(&tokens, |texts| done.push(texts)).unwrap();
+            assert!(rows(&got) == want, "{name}: {groups} groups");
+            assert!(
+                done.is_sorted() && done.len() > 3 && done.last() == Some(&texts.len()),
+                "{done:?}"
+            );
+        }
     }
+}
+
+/// An embedder whose groups of threads take a batch of four texts each.
+fn in_groups(name: &str, groups: usize) -> Embedder {
+    let arguments = EmbedArguments {
+        batch_size: 4,
+        devices: vec!["cpu".into(); groups],
+        ..arguments()
+    };
+    Embedder::from_finetuned(fixture("parity/models").join(name), &arguments).unwrap()
+}
+
+#[test]
+fn a_batch_that_fails_ends_every_group_with_its_error() {
+    let embedder = in_groups("bert", 3);
+    let mut texts: Vec<Vec<u32>> = (0..60).map(|text| vec![5; 1 + text % 9]).collect();
+    texts[30] = vec![1 << 30; 5];
+    let error = embedder
+        .encode_tokens(&TokenBatch::from_rows(&texts).unwrap(), |_| {})
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("outside the model's vocabulary"),
+        "{error}"
+    );
 }
 
 #[test]

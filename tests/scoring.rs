@@ -117,6 +117,7 @@ fn scores_are_those_of_the_peers_reranker_in_any_batch() {
         }
         let small = RerankArguments {
             reranker_batch_size: 2,
+            devices: vec!["cpu".into(); 2],
             ..case.arguments.clone()
         };
         let in_twos = Reranker::from_finetuned(folder, &small).unwrap();

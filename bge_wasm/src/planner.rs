@@ -25,6 +25,7 @@ fn options(given: &mut Given) -> JsResult<PlanOptions> {
         },
         threads: count(given.whole("threads", 1, 1 << 16)?, defaults.threads),
         memory_bytes: gib.map(|gib| (gib * f64::from(1 << 30)) as u64),
+        rates: None,
     })
 }
 

@@ -105,6 +105,7 @@ fn planned(case: &Value) -> Value {
         },
         threads: request["threads"].as_u64().unwrap_or(1) as usize,
         memory_bytes: request["memory_gib"].as_u64().map(|gib| gib << 30),
+        rates: None,
     };
     json!(plan(&shape, module, &config, data.as_ref(), &options))
 }

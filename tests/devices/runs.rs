@@ -227,14 +227,9 @@ fn what_ranks_cannot_do_is_refused_by_name() {
             .unwrap();
         parsed.arguments.check_for(Module::EncoderOnlyM3)
     };
-    check("--nproc_per_node 2").unwrap();
-    check("--negatives_cross_device").unwrap();
-    let issues = check("--negatives_cross_device --nproc_per_node 2").unwrap_err();
-    assert_eq!(
-        issues[0].field.as_deref(),
-        Some("negatives_cross_device"),
-        "{issues:?}"
-    );
+    check("--negatives_cross_device --nproc_per_node 2").unwrap();
+    let issues = check("--use_mrl --mrl_dims 8 --nproc_per_node 2").unwrap_err();
+    assert_eq!(issues[0].field.as_deref(), Some("use_mrl"), "{issues:?}");
 }
 
 #[test]

@@ -347,6 +347,72 @@ fn several_ranks_train_m3_with_their_own_negatives() {
 }
 
 #[test]
+fn the_dense_head_of_m3_sees_the_passages_of_all_ranks_and_the_others_their_own() {
+    let folder = ModelFolder::open(&fixture("m3/models/m3")).unwrap();
+    let model = || M3::open(&folder).unwrap();
+    let vocab = model().config().vocab_size;
+    let run = |world: usize, batch: &TrainBatch, change: &dyn Fn(&mut TrainingArguments)| {
+        let settings = arguments(|a| {
+            a.max_grad_norm = 0.0;
+            change(a);
+        });
+        let open = || Stepper::m3(model(), &settings, 10, vec![0, 1, 2, 3]).unwrap();
+        train(world, &open, &[vec![batch.clone()]])
+    };
+    let own = |a: &mut TrainingArguments| a.negatives_cross_device = false;
+    // The dense loss counts a quarter, and with self-distillation half of that.
+    for (self_distill, part) in [(false, 0.25), (true, 0.125)] {
+        for (world, queries, kind) in [
+            (2, 8, scored as fn(TrainBatch, usize) -> TrainBatch),
+            (4, 6, |batch, _| batch),
+            (2, 1, scored),
+            (2, 4, |batch, _| alone(batch)),
+        ] {
+            for sub_batch_size in [None, Some(3)] {
+                let batch = kind(random_batch(vocab, queries, 3, 7), 1);
+                let heads = |a: &mut TrainingArguments| {
+                    (a.unified_finetuning, a.use_self_distill) = (true, self_distill);
+                    a.sub_batch_size = sub_batch_size;
+                };
+                let crossed = run(world, &batch, &heads);
+                let with_own = run(world, &batch, &|a| {
+                    heads(a);
+                    own(a);
+                });
+                let dense_with_own = run(world, &batch, &own);
+                let dense_of_all = run(1, &batch, &own);
+                let expected = |of: &dyn Fn(&Trained) -> f64| {
+                    of(&with_own) + part * (of(&dense_of_all) - of(&dense_with_own))
+                };
+                let what = format!("{world} ranks, {queries} queries, {self_distill}, {sub_batch_size:?}");
+                let (loss, wanted) = (crossed.reports[0].loss, expected(&|run| run.reports[0].loss));
+                assert!(
+                    (loss - wanted).abs() < 1e-5 * wanted,
+                    "{what}: loss {loss}, not {wanted}"
+                );
+                if queries > 1 && !batch.no_in_batch_neg {
+                    assert!(
+                        loss > with_own.reports[0].loss + 0.01,
+                        "{what}: the flag has no effect"
+                    );
+                }
+                let (mut error, mut length) = (0.0_f64, 0.0_f64);
+                for (id, gradient) in crossed.gradients.iter().enumerate() {
+                    for (at, value) in gradient.iter().flatten().enumerate() {
+                        let value = f64::from(*value);
+                        let wanted =
+                            expected(&|run| run.gradients[id].as_ref().map_or(0.0, |g| f64::from(g[at])));
+                        error += (value - wanted).powi(2);
+                        length += wanted.powi(2);
+                    }
+                }
+                assert!(error < 1e-10 * length, "{what}: {:.2e}", (error / length).sqrt());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_rank_with_a_bad_batch_ends_all_with_its_error() {
     let model = || network("bert", 0.1);
     let vocab = model().config().vocab_size;

@@ -160,6 +160,10 @@ fn threads_and_batches_change_nothing_and_settings_are_told_apart() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     pool.install(|| m3(at, &flags)).unwrap();
     assert!(first == everything(at));
+    let groups = [&flags[..], &["--batch_size", "5", "--devices", "cpu", "cpu"]].concat();
+    fs::remove_file(at.join("out.jsonl")).unwrap();
+    m3(at, &groups).unwrap();
+    assert!(first == everything(at));
     // Stopped in the middle and run again, it writes the same.
     fs::remove_file(at.join("out.jsonl")).unwrap();
     let mut config = MineConfig::clone(&config(at, &flags));

@@ -155,18 +155,6 @@ impl Findings {
         }
     }
 
-    /// Refuses devices that this build does not have, and more than one.
-    pub(super) fn device(&mut self, devices: &[String]) {
-        self.devices(devices);
-        if devices.len() > 1 {
-            self.error(
-                "config.unsupported",
-                "devices",
-                "this command computes on one device; name it once",
-            );
-        }
-    }
-
     /// Says once that reduced precision is not used.
     pub(super) fn precision(&mut self, fp16: (&str, bool), bf16: (&str, bool)) {
         for (field, wanted) in [fp16, bf16] {

@@ -14,11 +14,6 @@ impl FinetuneConfig {
             let message = format!("expected at most {MAX_LENGTH}, got {}", training.colbert_dim);
             findings.error("config.invalid_value", "colbert_dim", message);
         }
-        if training.unified_finetuning && training.negatives_cross_device && training.world_size() > 1 {
-            let message = "with `unified_finetuning` several ranks cannot share their negatives yet; leave the flag out, so \
-                           that each rank has its own, or train on one rank with a larger batch and `sub_batch_size`";
-            findings.error("config.unsupported", "negatives_cross_device", message);
-        }
         if !training.unified_finetuning {
             if training.fix_encoder {
                 let message = "without `unified_finetuning` the heads are not trained, so nothing would be";

@@ -87,7 +87,7 @@ impl RerankArguments {
             findings.format(&field, format, instruction);
             findings.instruction(&format!("{side}_instruction_for_rerank"), instruction);
         }
-        findings.device(&self.devices);
+        findings.devices(&self.devices);
         findings.precision(("use_fp16", self.use_fp16), ("use_bf16", self.use_bf16));
     }
 

@@ -141,6 +141,7 @@ impl Embedder {
         };
         let limits = BatchLimits {
             texts: arguments.batch_size,
+            groups: BatchLimits::groups(&arguments.devices),
             ..BatchLimits::default()
         };
         Ok(Self {

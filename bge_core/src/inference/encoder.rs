@@ -3,7 +3,7 @@
 use super::schedule::{BatchLimits, VectorShape, encode_tokens, in_batches};
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
-use crate::models::{Bert, CrossEncoder, EncoderConfig, ModelFolder, read_weights};
+use crate::models::{Batch, Bert, CrossEncoder, EncoderConfig, ModelFolder, read_weights};
 use crate::tokenize::TokenBatch;
 
 /// Token ids to vectors.
@@ -122,11 +122,11 @@ impl Scorer {
         let mut scores = vec![0.0_f32; tokens.len()];
         match self {
             Self::CrossEncoder(model) => {
-                in_batches(model.config(), tokens, limits, progress, |batch, pairs| {
-                    for (score, &pair) in model.scores(batch)?.into_iter().zip(pairs) {
+                let run = |batch: &Batch, _: &[usize]| model.scores(batch);
+                in_batches(model.config(), tokens, limits, progress, run, |made, pairs| {
+                    for (score, &pair) in made.into_iter().zip(pairs) {
                         scores[pair] = score;
                     }
-                    Ok(())
                 })?;
             }
             #[cfg(feature = "zoo")]

@@ -52,6 +52,14 @@ pub struct M3Vectors {
     pub colbert_vecs: Option<Vec<Vectors>>,
 }
 
+/// What the texts of a batch became, in their order; empty what was not asked for.
+#[derive(Default)]
+struct Made {
+    dense: Option<Vec<f32>>,
+    lexical: Vec<LexicalWeights>,
+    colbert: Vec<Vectors>,
+}
+
 /// The scores of one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct M3Scores {
@@ -182,14 +190,12 @@ impl M3Embedder {
             lexical_weights: outputs.sparse.then(|| vec![LexicalWeights::new(); count]),
             colbert_vecs: outputs.colbert.then(|| vec![Vectors::default(); count]),
         };
-        let limits = self.embedder.limits;
-        in_batches(self.model.config(), tokens, limits, progress, |batch, texts| {
-            let (hidden, _) = self.model.encoder().forward(batch, Keep::Nothing, None)?;
-            let heads = self.model.run_heads(&hidden, wanted)?;
-            if let Some(dense) = &mut out.dense_vecs {
-                let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
-                let width = pooled.dim(D::Minus1)?;
-                for (row, &text) in read(&pooled)?.chunks_exact(width).zip(texts) {
+        let (config, limits) = (self.model.config(), self.embedder.limits);
+        let run = |batch: &Batch, texts: &[usize]| self.run(batch, texts, tokens, outputs.dense, wanted);
+        in_batches(config, tokens, limits, progress, run, |made, texts| {
+            if let (Some(dense), Some(pooled)) = (&mut out.dense_vecs, made.dense) {
+                let width = pooled.len() / texts.len();
+                for (row, &text) in pooled.chunks_exact(width).zip(texts) {
                     let target = &mut dense.data[text * dim..(text + 1) * dim];
                     target.copy_from_slice(&row[..dim]);
                     if shape.normalize {
@@ -197,31 +203,58 @@ impl M3Embedder {
                     }
                 }
             }
-            if let (Some(all), Some(weights)) = (&mut out.lexical_weights, &heads.weights) {
-                for ((text, first, end), ids) in
-                    rows_of(batch, texts).zip(texts.iter().map(|&t| tokens.row(t)))
-                {
-                    let terms = lexical::terms(ids, &weights[first..end], first, &self.special);
-                    all[text] = terms.into_iter().map(|term| (term.id, term.weight)).collect();
+            for (all, &text) in made.lexical.into_iter().zip(texts) {
+                if let Some(weights) = &mut out.lexical_weights {
+                    weights[text] = all;
                 }
             }
-            if let (Some(all), Some(vectors)) = (&mut out.colbert_vecs, &heads.vectors) {
-                let vectors = self.cut(vectors)?;
-                let dim = vectors.dim(D::Minus1)?;
-                if shape.normalize {
-                    normalize_rows(&vectors)?;
-                }
-                let vectors = read(&vectors)?;
-                for (text, first, end) in rows_of(batch, texts) {
-                    all[text] = Vectors {
-                        data: vectors[(first + 1).min(end) * dim..end * dim].to_vec(),
-                        dim,
-                    };
+            for (all, &text) in made.colbert.into_iter().zip(texts) {
+                if let Some(vectors) = &mut out.colbert_vecs {
+                    vectors[text] = all;
                 }
             }
-            Ok(())
         })?;
         Ok(out)
+    }
+
+    /// What the texts of one batch become.
+    fn run(
+        &self,
+        batch: &Batch,
+        texts: &[usize],
+        tokens: &TokenBatch,
+        dense: bool,
+        wanted: Heads,
+    ) -> Result<Made> {
+        let shape = self.embedder.shape;
+        let (hidden, _) = self.model.encoder().forward(batch, Keep::Nothing, None)?;
+        let heads = self.model.run_heads(&hidden, wanted)?;
+        let mut made = Made::default();
+        if dense {
+            let pooled = pool(shape.pooling, &hidden, batch.offsets())?;
+            made.dense = Some(read(&pooled)?.to_vec());
+        }
+        if let Some(weights) = &heads.weights {
+            let of_text = |(text, first, end): (usize, usize, usize)| {
+                let terms = lexical::terms(tokens.row(text), &weights[first..end], first, &self.special);
+                terms.into_iter().map(|term| (term.id, term.weight)).collect()
+            };
+            made.lexical = rows_of(batch, texts).map(of_text).collect();
+        }
+        if let Some(vectors) = &heads.vectors {
+            let vectors = self.cut(vectors)?;
+            let dim = vectors.dim(D::Minus1)?;
+            if shape.normalize {
+                normalize_rows(&vectors)?;
+            }
+            let vectors = read(&vectors)?;
+            let of_text = |(_, first, end): (usize, usize, usize)| Vectors {
+                data: vectors[(first + 1).min(end) * dim..end * dim].to_vec(),
+                dim,
+            };
+            made.colbert = rows_of(batch, texts).map(of_text).collect();
+        }
+        Ok(made)
     }
 
     /// Token vectors cut to `truncate_dim`.

@@ -2,6 +2,7 @@
 
 mod embedder;
 mod encoder;
+mod lanes;
 mod late;
 mod m3;
 mod mode_weights;

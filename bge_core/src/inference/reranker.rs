@@ -89,6 +89,7 @@ impl Reranker {
             ),
             batch: BatchLimits {
                 texts: arguments.reranker_batch_size,
+                groups: BatchLimits::groups(&arguments.devices),
                 ..BatchLimits::default()
             },
             query: side(

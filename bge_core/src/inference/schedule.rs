@@ -1,5 +1,8 @@
 //! Encoding many texts: longest first, in batches of bounded tokens, results in the order of the input.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::lanes::Lanes;
 use super::vectors::Vectors;
 use crate::config::PoolingMethod;
 use crate::error::Result;
@@ -25,6 +28,8 @@ pub struct BatchLimits {
     pub texts: usize,
     /// Tokens at most, except for a single longer text.
     pub tokens: usize,
+    /// Groups of threads that work on a batch each; 0 lets every thread have its own batch where there are enough.
+    pub groups: usize,
 }
 
 impl Default for BatchLimits {
@@ -33,6 +38,7 @@ impl Default for BatchLimits {
         Self {
             texts: 256,
             tokens: 4096,
+            groups: 0,
         }
     }
 }
@@ -50,9 +56,11 @@ pub fn encode_tokens(
     let width = model.config().hidden_size;
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
     let mut data = vec![0.0_f32; tokens.len() * dim];
-    in_batches(model.config(), tokens, limits, progress, |batch, texts| {
+    let run = |batch: &Batch, _: &[usize]| {
         let (vectors, _) = model.vectors(batch, shape.pooling, Keep::Nothing, None)?;
-        let pooled = read(&vectors)?;
+        Ok(read(&vectors)?.to_vec())
+    };
+    in_batches(model.config(), tokens, limits, progress, run, |pooled, texts| {
         for (row, &text) in pooled.chunks_exact(width).zip(texts) {
             let target = &mut data[text * dim..(text + 1) * dim];
             target.copy_from_slice(&row[..dim]);
@@ -60,45 +68,114 @@ pub fn encode_tokens(
                 scale_to_one(target);
             }
         }
-        Ok(())
     })?;
     Ok(Vectors { data, dim })
 }
 
-/// Hands all texts to `run`, longest first, as batches within `limits` with the indices of their texts.
+/// Hands all texts to `run`, longest first, as batches within `limits` with the indices of their texts, and what it made of them
+/// to `take`.
 ///
-/// `progress` hears how many texts are done.
-pub(super) fn in_batches(
+/// Several batches run at once, each on a thread or a group of them. `progress` hears how many texts are done.
+pub(super) fn in_batches<T: Send>(
     config: &EncoderConfig,
     tokens: &TokenBatch,
     limits: BatchLimits,
     mut progress: impl FnMut(usize),
-    mut run: impl FnMut(&Batch, &[usize]) -> Result<()>,
+    run: impl Fn(&Batch, &[usize]) -> Result<T> + Sync,
+    mut take: impl FnMut(T, &[usize]),
 ) -> Result<()> {
     let lengths: Vec<usize> = tokens.lengths().collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
-    let mut done = 0;
-    while done < order.len() {
-        let mut sum = 0;
-        let fits = order[done..]
-            .iter()
-            .take(limits.texts.max(1))
-            .take_while(|&&text| {
-                sum += lengths[text];
-                sum <= limits.tokens
-            });
-        let count = fits.count().max(1);
-        let picked = &order[done..done + count];
-        let part = tokens.select(picked);
+    let lanes = match limits.groups {
+        0 => rayon::current_num_threads(),
+        groups => groups,
+    };
+    let batches = cut(&order, &lengths, limits.shared(lanes, &lengths));
+    let one = |texts: &[usize]| {
+        let part = tokens.select(texts);
         let types = part.type_ids.as_deref().unwrap_or_default();
-        let names = picked.iter().map(|&i| i as u64);
-        let batch = Batch::new(config, &part.ids, types, &part.offsets, names)?;
-        run(&batch, picked)?;
-        done += count;
+        let names = texts.iter().map(|&i| i as u64);
+        run(
+            &Batch::new(config, &part.ids, types, &part.offsets, names)?,
+            texts,
+        )
+    };
+    let mut done = 0;
+    let mut finished = |made: T, texts: &[usize]| {
+        take(made, texts);
+        done += texts.len();
         progress(done);
+    };
+    let lanes = match (lanes.min(batches.len()), limits.groups) {
+        (0 | 1, _) => Lanes::default(),
+        (lanes, 0) => Lanes::shared(lanes)?,
+        (lanes, _) => Lanes::own(lanes)?,
+    };
+    if lanes.pools().is_empty() {
+        return batches
+            .into_iter()
+            .try_for_each(|texts| one(texts).map(|made| finished(made, texts)));
     }
-    Ok(())
+    let (next, (to_us, results)) = (AtomicUsize::new(0), std::sync::mpsc::channel());
+    std::thread::scope(|scope| {
+        for pool in lanes.pools() {
+            let (to_us, next, batches, one) = (to_us.clone(), &next, &batches, &one);
+            scope.spawn(move || {
+                // Whoever is done takes the next batch, and stops when nobody listens any more.
+                while let Some(texts) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let made = pool.install(|| one(texts));
+                    if to_us.send((made, *texts)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(to_us);
+        // Ends with the first error, or when every group is done.
+        results
+            .into_iter()
+            .try_for_each(|(made, texts)| made.map(|made| finished(made, texts)))
+    })
+}
+
+impl BatchLimits {
+    /// The groups of the devices that settings name; one device leaves it to the threads.
+    pub(super) fn groups(devices: &[String]) -> usize {
+        if devices.len() > 1 { devices.len() } else { 0 }
+    }
+
+    /// The limits where so many batches run at once: together they keep about as many tokens in memory as two would, and each has
+    /// enough for the products of its matrices to be worth while.
+    fn shared(self, lanes: usize, lengths: &[usize]) -> Self {
+        /// Fewer tokens make a batch slower than its share of the time.
+        const LEAST: usize = 512;
+        if lanes < 2 {
+            return self;
+        }
+        let all: usize = lengths.iter().sum();
+        let most = (2 * self.tokens / lanes).clamp(LEAST.min(self.tokens), self.tokens);
+        Self {
+            tokens: all.div_ceil(lanes).clamp(LEAST.min(most), most),
+            ..self
+        }
+    }
+}
+
+/// The texts of each batch, in the given order.
+fn cut<'a>(order: &'a [usize], lengths: &[usize], limits: BatchLimits) -> Vec<&'a [usize]> {
+    let (mut batches, mut rest) = (Vec::new(), order);
+    while !rest.is_empty() {
+        let mut sum = 0;
+        let fits = rest.iter().take(limits.texts.max(1)).take_while(|&&text| {
+            sum += lengths[text];
+            sum <= limits.tokens
+        });
+        let (batch, after) = rest.split_at(fits.count().max(1));
+        batches.push(batch);
+        rest = after;
+    }
+    batches
 }
 
 /// As [`encode_tokens`] for a network that takes one text at a time: `pool` gives the vector `[1, width]` of a text.

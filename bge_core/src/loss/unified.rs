@@ -43,6 +43,15 @@ pub struct UnifiedInputs<'a> {
     pub teacher_scores: Option<&'a Tensor>,
     /// Whether the common score teaches the three heads (`use_self_distill`).
     pub self_distill: bool,
+    /// Whether the dense loss of its own, `L(D)`, is left out, because the caller computes it against the passages of all ranks.
+    pub without_dense: bool,
+}
+
+impl UnifiedInputs<'_> {
+    /// What the dense loss of its own counts in the whole.
+    pub const fn dense_weight(self_distill: bool) -> f64 {
+        if self_distill { 0.125 } else { 0.25 }
+    }
 }
 
 /// The loss of a batch and its gradients.
@@ -221,6 +230,9 @@ fn of_scores(
         ("sparse", sparse, SPARSE_LOSS),
         ("colbert", colbert, 1.0),
     ] {
+        if name == "dense" && inputs.without_dense {
+            continue;
+        }
         let scores = Scores::of_matrix(matrix, inputs.group_size, !inputs.no_in_batch_neg)?;
         let mut loss: Option<Tensor> = None;
         for (_, term) in terms(&scores, teacher.as_ref(), config.kd_loss_type)? {

@@ -8,6 +8,7 @@ mod memory;
 mod outline;
 mod render;
 mod shape;
+mod time;
 
 pub use advice::{Advice, size_text};
 #[cfg(not(target_arch = "wasm32"))]
@@ -15,6 +16,7 @@ pub use host::{available_memory, peak_memory};
 pub use memory::{FullestBatch, Memory};
 pub use outline::DataOutline;
 pub use shape::{ModelShape, Parameters};
+pub use time::{Rates, StepTime};
 
 use serde::Serialize;
 
@@ -33,7 +35,7 @@ pub enum Precision {
 }
 
 /// Where a run is to take place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanOptions {
     /// Devices that share a batch.
     pub world_size: usize,
@@ -45,6 +47,8 @@ pub struct PlanOptions {
     pub threads: usize,
     /// Bytes that a device has, where that is known.
     pub memory_bytes: Option<u64>,
+    /// What a device can do, where a time is wanted.
+    pub rates: Option<Rates>,
 }
 
 impl Default for PlanOptions {
@@ -55,6 +59,7 @@ impl Default for PlanOptions {
             precision: Precision::F32,
             threads: 1,
             memory_bytes: None,
+            rates: None,
         }
     }
 }
@@ -78,6 +83,9 @@ pub struct Plan {
     pub total_steps: Option<u64>,
     /// Whether lengths were measured in tokens of the data, or assumed to be the longest allowed.
     pub lengths_measured: bool,
+    /// Steps on these devices and on up to 512, where it is known what a device can do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<StepTime>,
 }
 
 /// Plans a run of `module` with these settings; `data` is what is known of its training data, best with token counts.
@@ -101,6 +109,16 @@ pub fn plan(
         }
         _ => None,
     };
+    let model = time::Model {
+        shape,
+        parameters,
+        module,
+        config,
+        lengths,
+        batch,
+        options,
+    };
+    let curve = options.rates.map(|rates| model.curve(&rates));
     let total_steps = match u64::try_from(config.training.max_steps) {
         Ok(steps) if steps > 0 => Some(steps),
         _ => data.and_then(|data| data.training.total_steps),
@@ -114,6 +132,7 @@ pub fn plan(
         advice,
         total_steps,
         lengths_measured: lengths.measured,
+        curve: curve.unwrap_or_default(),
     }
 }
 
@@ -154,9 +173,13 @@ impl Tokens {
 
     /// The sum of `count` such texts that a run of some thousand batches may come to: the mean and four deviations.
     fn fullest(self, count: f64) -> f64 {
+        (count * self.mean + 4.0 * count.sqrt() * self.deviation()).min(count * self.longest)
+    }
+
+    /// The standard deviation of a length, as the nine tenths show it.
+    fn deviation(self) -> f64 {
         const P90: f64 = 1.2816; // the 90 % point of a normal distribution
-        let deviation = (self.p90 - self.mean).max(0.0) / P90;
-        (count * self.mean + 4.0 * count.sqrt() * deviation).min(count * self.longest)
+        (self.p90 - self.mean).max(0.0) / P90
     }
 }
 

@@ -48,9 +48,27 @@ impl fmt::Display for Plan {
             };
             writeln!(f, "verdict   {fits} {}", size_text(bytes))?;
         }
-        match &self.advice {
-            Some(advice) => writeln!(f, "advice    {}", advice.message),
-            None => Ok(()),
+        if let Some(advice) = &self.advice {
+            writeln!(f, "advice    {}", advice.message)?;
         }
+        if !self.curve.is_empty() {
+            writeln!(
+                f,
+                "devices   a device  seconds a step  waiting  tokens/s  efficiency"
+            )?;
+        }
+        for step in &self.curve {
+            writeln!(
+                f,
+                "{:>7}  {:>9}  {:>14.4}  {:>5.1} %  {:>8.0}  {:>8.1} %",
+                step.devices,
+                size_text(step.memory),
+                step.step,
+                step.waiting / step.step * 100.0,
+                step.tokens_per_second,
+                step.efficiency * 100.0
+            )?;
+        }
+        Ok(())
     }
 }

@@ -153,7 +153,7 @@ impl Embedding {
     }
 
     /// The same where the passages of all ranks are negatives: every rank takes part, also one without vectors.
-    fn loss_across(
+    pub(super) fn loss_across(
         &self,
         ranks: &dyn Communicator,
         share: &Share,

@@ -45,6 +45,7 @@ impl Forecast {
             precision: Precision::F32,
             threads: rayon::current_num_threads().div_ceil(ranks),
             memory_bytes: available.map(|bytes| bytes / ranks as u64),
+            rates: None,
         };
         let outline = report.map(DataOutline::from);
         let mut plan = plan(&shape, config.module(), config, outline.as_ref(), &options);

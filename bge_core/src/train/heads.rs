@@ -43,6 +43,13 @@ struct Pass {
     kept: Option<(Tensor, BertRecord)>,
 }
 
+/// What the loss of a micro-batch has and has not.
+#[derive(Clone, Copy)]
+struct Kind {
+    self_distill: bool,
+    without_dense: bool,
+}
+
 const BOTH: Heads = Heads {
     sparse: true,
     colbert: true,
@@ -63,7 +70,8 @@ impl HeadsLearning {
 
     /// Adds the gradient of this rank's share of the joined batch's loss, and returns the share itself.
     ///
-    /// With `unified_finetuning` the negatives are those of the own rank.
+    /// With `negatives_cross_device` and all heads, the passages of all ranks are negatives for the dense head alone, as upstream
+    /// has it: the others would have to send every token.
     pub(crate) fn accumulate(
         &self,
         ranks: &dyn Communicator,
@@ -104,15 +112,41 @@ impl HeadsLearning {
             }
             Ok(())
         };
+        let crossing = self.embedding.cross_device && !batch.no_in_batch_neg && ranks.world_size() > 1;
+        let self_distill = self
+            .self_distill_after
+            .is_some_and(|start| forwards as i64 > start);
+        let across = if crossing {
+            let dense = match &*passes {
+                [] => None,
+                passes => Some(joined(passes, |pass| &pass.dense)?),
+            };
+            let width = model.config().hidden_size;
+            let part = UnifiedInputs::dense_weight(self_distill);
+            let found =
+                self.embedding
+                    .loss_across(ranks, &share, batch, dense.as_ref(), width, weight * part)?;
+            found.map(|(measured, gradient)| (measured.loss * part, gradient))
+        } else {
+            None
+        };
         if chunks.is_empty() {
             idle(most, grads)?;
             return Ok(Measured::default()); // this rank has no part in the batch
         }
-        let loss = self.loss(&share, batch, &passes, weight * share.weight(), forwards)?;
-        let measured = Measured {
+        let kind = Kind {
+            self_distill,
+            without_dense: crossing,
+        };
+        let mut loss = self.loss(&share, batch, &passes, weight * share.weight(), kind)?;
+        let mut measured = Measured {
             loss: loss.total * share.weight(),
             accuracy: loss.accuracy * share.weight(),
         };
+        if let Some((dense, gradient)) = across {
+            measured.loss += dense;
+            loss.d_dense = (loss.d_dense + gradient)?;
+        }
         if !measured.loss.is_finite() {
             idle(most, grads)?;
             return Ok(measured); // the caller stops; there is no gradient worth computing
@@ -182,14 +216,10 @@ impl HeadsLearning {
         batch: &TrainBatch,
         passes: &[Pass],
         weight: f64,
-        forwards: u64,
+        kind: Kind,
     ) -> Result<crate::loss::UnifiedLoss> {
         let (queries, group_size) = (share.own, share.group_size);
-        let all = |pick: fn(&Pass) -> &Tensor| -> Result<Tensor> {
-            let parts: Vec<&Tensor> = passes.iter().map(pick).collect();
-            Ok(Tensor::cat(&parts, 0)?)
-        };
-        let dense = all(|pass| &pass.dense)?;
+        let dense = joined(passes, |pass| &pass.dense)?;
         let ids = [batch.queries.ids.as_slice(), &batch.passages.ids].concat();
         let first = batch.queries.total_tokens() as u32;
         let mut offsets = batch.queries.offsets.clone();
@@ -209,16 +239,20 @@ impl HeadsLearning {
             ids: &ids,
             offsets: &offsets,
             weights: &weights,
-            vectors: &all(|pass| &pass.vectors)?,
+            vectors: &joined(passes, |pass| &pass.vectors)?,
             special: &self.special,
             queries,
             group_size,
             no_in_batch_neg: batch.no_in_batch_neg,
             teacher_scores: teacher.as_ref(),
-            self_distill: self
-                .self_distill_after
-                .is_some_and(|start| forwards as i64 > start),
+            self_distill: kind.self_distill,
+            without_dense: kind.without_dense,
         };
         unified(&self.embedding.loss, &inputs, weight)
     }
+}
+
+fn joined(passes: &[Pass], pick: fn(&Pass) -> &Tensor) -> Result<Tensor> {
+    let parts: Vec<&Tensor> = passes.iter().map(pick).collect();
+    Ok(Tensor::cat(&parts, 0)?)
 }

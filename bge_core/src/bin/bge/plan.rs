@@ -5,7 +5,9 @@ use std::path::Path;
 use bge_core::config::{self, FinetuneConfig, Module};
 use bge_core::data::preflight::validate_files;
 use bge_core::data::session::{TokenCounter, ValidationOptions};
-use bge_core::planner::{DataOutline, ModelShape, Plan, PlanOptions, Precision, available_memory, plan};
+use bge_core::planner::{
+    DataOutline, ModelShape, Plan, PlanOptions, Precision, Rates, available_memory, plan,
+};
 use bge_core::{Issue, Severity};
 
 use crate::validate::MakeCounter;
@@ -15,6 +17,7 @@ use crate::validate::MakeCounter;
 pub(crate) struct Request {
     memory_gib: Option<f64>,
     world_size: Option<usize>,
+    rates: Option<Rates>,
 }
 
 impl Request {
@@ -26,6 +29,7 @@ impl Request {
         Ok(Some(Self {
             memory_gib: number(words, "--memory_gib", |&gib| gib > 0.0 && gib < 1e6)?,
             world_size: number(words, "--world_size", |&size| size > 0 && size <= 1 << 20)?,
+            rates: rates(words)?,
         }))
     }
 
@@ -46,16 +50,48 @@ impl Request {
         let options = PlanOptions {
             world_size: self.world_size.unwrap_or(training.world_size()),
             zero_stage: training.zero_stage.min(3) as u8,
-            precision: Precision::F32,
+            precision: match (self.rates, training.fp16 || training.bf16) {
+                (Some(_), true) => Precision::Half,
+                _ => Precision::F32, // this machine's processor has no other
+            },
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: match self.memory_gib {
                 Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
+                None if self.rates.is_some() => None, // it is about another machine
                 None => available_memory(),
             },
+            rates: self.rates,
         };
         let data = outline(module, settings, options.world_size, counter)?;
         Ok(plan(&shape, module, settings, data.as_ref(), &options))
     }
+}
+
+/// What a device can do, where `--tflops` says it; the rest is that of a host with eight H100 unless it is given too.
+fn rates(words: &mut Vec<String>) -> Result<Option<Rates>, Vec<Issue>> {
+    let positive = |&value: &f64| value > 0.0 && value < 1e9;
+    let tflops = number(words, "--tflops", positive)?;
+    let names = ["--memory_gb_s", "--line_gb_s", "--network_gb_s"];
+    let [memory, line, network] = names.map(|name| number(words, name, positive));
+    let (memory, line, network) = (memory?, line?, network?);
+    let devices = number(words, "--devices_per_host", |&size| size > 0 && size <= 1 << 16)?;
+    let overlap = number::<bool>(words, "--overlap", |_| true)?;
+    let Some(tflops) = tflops else {
+        if memory.or(line).or(network).is_some() || devices.is_some() || overlap.is_some() {
+            let message =
+                "a time needs `--tflops`: what a device reaches in training, for example 400 on an H100";
+            return Err(vec![problem(message)]);
+        }
+        return Ok(None);
+    };
+    let mut rates = Rates::accelerator(tflops);
+    let gigabytes = |given: Option<f64>, known: f64| given.map_or(known, |rate| rate * 1e9);
+    rates.memory = gigabytes(memory, rates.memory);
+    rates.line = gigabytes(line, rates.line);
+    rates.network = gigabytes(network, rates.network);
+    rates.devices_per_host = devices.unwrap_or(rates.devices_per_host);
+    rates.overlap = overlap.unwrap_or(rates.overlap);
+    Ok(Some(rates))
 }
 
 fn problem(message: impl Into<String>) -> Issue {
