@@ -42,7 +42,8 @@ arguments! {
         ["machine"]
         /// Texts encoded together.
         batch_size: usize = 256;
-        /// The devices to use: `cpu cpu` is two groups of threads that share the processor and work on a batch each. If not given, every thread has its own batch.
+        /// The devices to use: `cpu cpu` is two groups of threads that share the processor and work on a batch each. If
+        /// not given, every thread has its own batch.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;
