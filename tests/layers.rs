@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["planner"],
     &["tokenize"],
     &["nn"],
+    &["cuda"],
     &["models"],
     &["inference", "search", "loss", "optim", "distributed"],
     &["distillation", "evaluation", "mining"],

@@ -11,20 +11,9 @@ use super::pooling::{pool, pool_backward};
 use crate::config::PoolingMethod;
 use crate::error::{Result, bail};
 use crate::nn::{
-    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
+    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate, Keep,
     ParamStore, Part, ResidualNorm, ResidualNormRecord, TableSizes, Watcher,
 };
-
-/// What a forward pass keeps for the backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: inference, and the first pass of GradCache.
-    Nothing,
-    /// Each layer's input; the rest is computed again in the backward (`gradient_checkpointing`).
-    Inputs,
-    /// Everything.
-    All,
-}
 
 /// A BERT or XLM-RoBERTa encoder over flat batches.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ pub(crate) mod weights;
 pub mod zoo;
 
 pub use batch::Batch;
-pub use bert::{Bert, BertRecord, Keep};
+pub use bert::{Bert, BertRecord};
 pub use config::{EncoderConfig, Family};
 pub(crate) use cross_encoder::read_cross_encoder_weights;
 pub use cross_encoder::{CrossEncoder, CrossEncoderRecord};
@@ -30,3 +30,5 @@ pub use pooling::{pool, pool_backward};
 pub(crate) use save::write_json;
 pub use save::{SentenceSettings, save_cross_encoder, save_m3, save_model};
 pub use weights::read_weights;
+
+pub use crate::nn::Keep;

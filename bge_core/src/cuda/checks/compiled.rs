@@ -1,0 +1,27 @@
+//! The kernels compiled by NVRTC, where its library is there.
+
+use super::*;
+use crate::cuda::device::compile;
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn nvrtc_compiles_every_kernel_for_every_architecture() {
+    if !crate::cuda::device::has_compiler() {
+        eprintln!("skipped: NVRTC is not there (a Python wheel has it: `pip install nvidia-cuda-nvrtc`)");
+        return;
+    }
+    let mut variants = Vec::new();
+    for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
+        for (width, heads) in [(384, 12), (1024, 16)] {
+            variants.push(Variant::new(storage, width, heads).unwrap());
+        }
+    }
+    variants.push(Variant::new(Storage::Bf16, 512, 4).unwrap());
+    variants.push(Variant::new(Storage::F32, 21, 3).unwrap());
+    for variant in variants {
+        for architecture in [80, 90] {
+            let code = compile(variant, architecture).unwrap();
+            assert_eq!(&code[..4], b"\x7fELF", "{variant:?} for sm_{architecture} is no machine code");
+        }
+    }
+}
