@@ -42,13 +42,14 @@ arguments! {
         ["machine"]
         /// Texts encoded together.
         batch_size: usize = 256;
-        /// The devices to use. This version computes on one, `cpu`, whose cores `threads` bounds; several are refused.
+        /// The device to use: `cpu`, whose cores `threads` bounds, or in a build with the feature `cuda` one `cuda:N`; several are
+        /// refused.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;
-        /// Half precision. On the CPU vectors are computed in f32, which is at least as exact.
+        /// Half precision on a GPU. On the CPU vectors are computed in f32, which is at least as exact.
         use_fp16: bool = false;
-        /// Brain-float precision. On the CPU vectors are computed in f32, which is at least as exact.
+        /// Brain-float precision on a GPU. On the CPU vectors are computed in f32, which is at least as exact.
         use_bf16: bool = false;
     }
     aliases {

@@ -55,13 +55,14 @@ arguments! {
         ["machine"]
         /// Pairs scored together at most; 4,096 tokens bound a batch as well, and no score depends on it.
         reranker_batch_size: usize = 3000;
-        /// The devices to use. This version computes on one, `cpu`, whose cores `threads` bounds; several are refused.
+        /// The device to use: `cpu`, whose cores `threads` bounds, or in a build with the feature `cuda` one `cuda:N`; several are
+        /// refused.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;
-        /// Half precision. On the CPU scores are computed in f32, which is at least as exact.
+        /// Half precision on a GPU. On the CPU scores are computed in f32, which is at least as exact.
         use_fp16: bool = false;
-        /// Brain-float precision. On the CPU scores are computed in f32, which is at least as exact.
+        /// Brain-float precision on a GPU. On the CPU scores are computed in f32, which is at least as exact.
         use_bf16: bool = false;
     }
     aliases {

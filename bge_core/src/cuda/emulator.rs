@@ -32,8 +32,19 @@ pub(super) struct Emulator {
     turn: Mutex<()>,
 }
 
-/// The emulator of a variant, compiled once; `None` where there is no C++ compiler.
-pub(super) fn emulator(variant: Variant) -> Option<Arc<dyn Gpu>> {
+/// Whether the tests run on a real device: the one that the variable `BGE_TEST_DEVICE` names.
+pub(crate) fn real() -> Option<usize> {
+    let name = std::env::var("BGE_TEST_DEVICE").ok().filter(|_| cfg!(feature = "cuda"))?;
+    Some(name.strip_prefix("cuda:").unwrap().parse().unwrap())
+}
+
+/// The emulator of a variant, compiled once, or a real device; `None` where there is no C++ compiler.
+pub(crate) fn emulator(variant: Variant) -> Option<Arc<dyn Gpu>> {
+    #[cfg(feature = "cuda")]
+    if let Some(number) = real() {
+        let device = super::device::Device::open(number, variant, false).unwrap();
+        return Some(Arc::new(device));
+    }
     static MADE: OnceLock<Mutex<Vec<(Variant, Arc<Emulator>)>>> = OnceLock::new();
     let mut made = MADE
         .get_or_init(Mutex::default)

@@ -227,6 +227,11 @@ impl Encoder {
         Ok(())
     }
 
+    /// Of each weight, whether the GPU computes with it.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = bool> {
+        self.store.layout.places().iter().map(|place| place.inside)
+    }
+
     /// Forgets all gradients; the next ones are multiplied by `scale`.
     pub(crate) fn clear_gradients(&self, scale: f32) -> Result<()> {
         let mut sums = self.sums();

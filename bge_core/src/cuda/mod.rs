@@ -9,7 +9,7 @@
 
 mod encoder;
 pub(crate) mod gpu;
-mod kernels;
+pub(crate) mod kernels;
 mod layer;
 mod layout;
 mod ops;
@@ -23,7 +23,7 @@ mod optimizer;
 #[cfg(test)]
 mod checks;
 #[cfg(test)]
-mod emulator;
+pub(crate) mod emulator;
 
 #[cfg(feature = "cuda")]
 pub(crate) use device::Device;

@@ -109,6 +109,11 @@ impl CrossEncoder {
         &self.encoder
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn encoder_mut(&mut self) -> &mut Bert {
+        &mut self.encoder
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()
