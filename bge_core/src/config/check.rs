@@ -163,7 +163,8 @@ impl Findings {
             self.error("config.unsupported", "devices", message);
         }
         if devices.len() > 1 && on_gpu(devices) {
-            let message = "one GPU at a time; several, or one beside the processor, do not train together yet";
+            let message =
+                "one GPU at a time; several, or one beside the processor, do not train together yet";
             self.error("config.unsupported", "devices", message);
         }
     }
@@ -188,7 +189,7 @@ impl Findings {
         for (field, wanted) in wanted {
             if *wanted {
                 let message = "ignored: on the CPU everything is computed in f32, which is at least as exact";
-                self.warning("config.precision", *field, message);
+                self.warning("config.precision", field, message);
             }
         }
     }

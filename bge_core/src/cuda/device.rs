@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::{cublas, driver, nvrtc};
 
 use super::gpu::{Arg, Gpu, Memory, Product, Storage};
@@ -46,13 +48,24 @@ pub(crate) fn has_compiler() -> bool {
 #[expect(unsafe_code, reason = "opens libraries")]
 fn check_libraries() -> Result<()> {
     // SAFETY: as above.
-    let present = unsafe { [driver::sys::is_culib_present(), has_compiler(), cublas::sys::is_culib_present()] };
+    let present = unsafe {
+        [
+            driver::sys::is_culib_present(),
+            has_compiler(),
+            cublas::sys::is_culib_present(),
+        ]
+    };
     let names = [
         "the NVIDIA driver (libcuda)",
         "NVRTC (libnvrtc)",
         "cuBLAS (libcublas)",
     ];
-    let missing: Vec<&str> = names.into_iter().zip(present).filter(|(_, here)| !here).map(|(name, _)| name).collect();
+    let missing: Vec<&str> = names
+        .into_iter()
+        .zip(present)
+        .filter(|(_, here)| !here)
+        .map(|(name, _)| name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -105,11 +118,17 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     unsafe {
         if let Err(error) = result::compile_program(program.0, &options) {
             let log = result::get_program_log(program.0).map_err(stopped)?;
-            let log: Vec<u8> = log.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+            let log: Vec<u8> = log
+                .iter()
+                .map(|&byte| byte as u8)
+                .take_while(|&byte| byte != 0)
+                .collect();
             return Err(stopped(error).with_source(String::from_utf8_lossy(&log).into_owned()));
         }
         let mut size = 0_usize;
-        sys::nvrtcGetCUBINSize(program.0, &raw mut size).result().map_err(stopped)?;
+        sys::nvrtcGetCUBINSize(program.0, &raw mut size)
+            .result()
+            .map_err(stopped)?;
         let mut code = vec![0_u8; size];
         sys::nvrtcGetCUBIN(program.0, code.as_mut_ptr().cast::<c_char>())
             .result()
@@ -118,11 +137,29 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     }
 }
 
+/// The same, compiled once for each variant.
+fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
+    static KNOWN: Mutex<Vec<(Variant, usize, Vec<u8>)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((.., code)) = known
+        .iter()
+        .find(|entry| (entry.0, entry.1) == (variant, architecture))
+    {
+        return Ok(code.clone());
+    }
+    let code = compile(variant, architecture)?;
+    known.push((variant, architecture, code.clone()));
+    Ok(code)
+}
+
 impl Device {
     /// Takes the GPU of a number and compiles the kernels for it.
     pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
         check_libraries()?;
-        let count = CudaContext::device_count().map_err(|error| failed("be found", error))?;
+        let count = CudaContext::device_count().map_err(|error| {
+            let message = "the NVIDIA driver finds no GPU; is one there, and may this process use it? Or run with `--devices cpu`";
+            Error::new(ErrorKind::Device, message).with_source(error)
+        })?;
         if number >= count.max(0) as usize {
             bail!(
                 Device,
@@ -147,9 +184,9 @@ impl Device {
         unsafe {
             context.disable_event_tracking();
         }
-        let code = nvrtc::Ptx::from_binary(compile(variant, architecture)?);
+        let code = compiled(variant, architecture)?;
         let module = context
-            .load_module(code)
+            .load_module(nvrtc::Ptx::from_binary(code))
             .map_err(|error| failed("load the kernels", error))?;
         let function = |&name: &&'static str| {
             let function = module.load_function(name);
@@ -200,10 +237,6 @@ fn keep_freed_memory(context: &CudaContext) -> Result<()> {
 impl Gpu for Device {
     fn name(&self) -> String {
         self.name.clone()
-    }
-
-    fn storage(&self) -> Storage {
-        self.variant.storage
     }
 
     #[expect(unsafe_code, reason = "memory that is not cleared")]
@@ -297,7 +330,11 @@ impl Gpu for Device {
             Storage::Bf16 => cudaDataType_t::CUDA_R_16BF,
             Storage::F16 => cudaDataType_t::CUDA_R_16F,
         };
-        let out = if product.wide { cudaDataType_t::CUDA_R_32F } else { stored };
+        let out = if product.wide {
+            cudaDataType_t::CUDA_R_32F
+        } else {
+            stored
+        };
         let compute = if self.tf32 && self.variant.storage == Storage::F32 {
             cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
         } else {

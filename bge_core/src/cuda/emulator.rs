@@ -5,11 +5,11 @@
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::Library;
 
-use super::gpu::{Arg, Gpu, Memory, Product, Storage};
+use super::gpu::{Arg, Gpu, Memory, Product};
 use super::kernels::{NAMES, SOURCE, Variant};
 use crate::error::{Result, bail};
 
@@ -19,14 +19,14 @@ const ZONE: usize = 256;
 /// The byte of fresh memory: all numbers made of it are NaN.
 const FRESH: u8 = 0xff;
 
-type Launch = unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, *const c_int, c_int) -> c_int;
+type Launch =
+    unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, *const c_int, c_int) -> c_int;
 type Copy = unsafe extern "C" fn(u64, u64, u64);
 type Zero = unsafe extern "C" fn(u64, u64);
 type Multiply = unsafe extern "C" fn(*const u64, *const u64, *const u64, *const u64, u64, u64);
 
 #[derive(Debug)]
 pub(super) struct Emulator {
-    variant: Variant,
     library: Library,
     /// The kernels' shared memory is that of the library: one launch at a time.
     turn: Mutex<()>,
@@ -34,7 +34,9 @@ pub(super) struct Emulator {
 
 /// Whether the tests run on a real device: the one that the variable `BGE_TEST_DEVICE` names.
 pub(crate) fn real() -> Option<usize> {
-    let name = std::env::var("BGE_TEST_DEVICE").ok().filter(|_| cfg!(feature = "cuda"))?;
+    let name = std::env::var("BGE_TEST_DEVICE")
+        .ok()
+        .filter(|_| cfg!(feature = "cuda"))?;
     Some(name.strip_prefix("cuda:").unwrap().parse().unwrap())
 }
 
@@ -45,11 +47,8 @@ pub(crate) fn emulator(variant: Variant) -> Option<Arc<dyn Gpu>> {
         let device = super::device::Device::open(number, variant, false).unwrap();
         return Some(Arc::new(device));
     }
-    static MADE: OnceLock<Mutex<Vec<(Variant, Arc<Emulator>)>>> = OnceLock::new();
-    let mut made = MADE
-        .get_or_init(Mutex::default)
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    static MADE: Mutex<Vec<(Variant, Arc<Emulator>)>> = Mutex::new(Vec::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, emulator)) = made.iter().find(|(other, _)| *other == variant) {
         return Some(Arc::clone(emulator) as Arc<dyn Gpu>);
     }
@@ -59,7 +58,6 @@ pub(crate) fn emulator(variant: Variant) -> Option<Arc<dyn Gpu>> {
 }
 
 #[expect(unsafe_code, reason = "loads a library that was just made")]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn compile(variant: Variant) -> Option<Emulator> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     if Command::new(&compiler).arg("--version").output().is_err() {
@@ -67,8 +65,14 @@ fn compile(variant: Variant) -> Option<Emulator> {
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (source, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
-    let entries: Vec<String> = NAMES.iter().map(|name| format!("EMULATED_ENTRY({name})")).collect();
+    let (source, library) = (
+        folder.path().join("kernels.cpp"),
+        folder.path().join("kernels.so"),
+    );
+    let entries: Vec<String> = NAMES
+        .iter()
+        .map(|name| format!("EMULATED_ENTRY({name})"))
+        .collect();
     let text = [
         include_str!("kernels/emulation.h"),
         SOURCE,
@@ -86,11 +90,14 @@ fn compile(variant: Variant) -> Option<Emulator> {
         .arg(&library)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     // SAFETY: the library has no code that runs when it is loaded.
     let library = unsafe { Library::new(&library) }.unwrap();
     Some(Emulator {
-        variant,
         library,
         turn: Mutex::new(()),
     })
@@ -105,13 +112,13 @@ struct Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let zones = [
-            &self.bytes[..self.start],
-            &self.bytes[self.start + self.len..],
-        ];
+        let zones = [&self.bytes[..self.start], &self.bytes[self.start + self.len..]];
         if !std::thread::panicking() {
             for zone in zones {
-                assert!(zone.iter().all(|&byte| byte == FRESH), "a kernel wrote outside of its memory");
+                assert!(
+                    zone.iter().all(|&byte| byte == FRESH),
+                    "a kernel wrote outside of its memory"
+                );
             }
         }
     }
@@ -129,10 +136,6 @@ impl Emulator {
 impl Gpu for Emulator {
     fn name(&self) -> String {
         "an emulated GPU".to_owned()
-    }
-
-    fn storage(&self) -> Storage {
-        self.variant.storage
     }
 
     fn alloc(&self, len: usize) -> Result<Memory> {
@@ -178,7 +181,10 @@ impl Gpu for Emulator {
             Arg::U32(_) | Arg::F32(_) => 4,
         };
         let sizes: Vec<c_int> = args.iter().map(size).collect();
-        let mut places: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        let mut places: Vec<*mut c_void> = words
+            .iter_mut()
+            .map(|word| std::ptr::from_mut(word).cast())
+            .collect();
         let name = CString::new(kernel).unwrap();
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let launch = self.function::<Launch>(b"emulated_launch");

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
 use super::kernels::Variant;
-use super::layer::{Layer, LayerRecord, Norm, Shape, View, find};
+use super::layer::{Layer, LayerRecord, Norm, Shape, Sums, View, find};
 use super::layout::Layout;
 use super::ops::{NormRecord, Ops, Tiles};
 use super::pieces::{Pieces, tiles};
@@ -18,7 +18,6 @@ pub(crate) struct Sizes {
     pub(crate) width: usize,
     pub(crate) inner: usize,
     pub(crate) layers: usize,
-    pub(crate) heads: usize,
     pub(crate) activation: Activation,
     pub(crate) eps: f32,
     pub(crate) hidden_dropout: f32,
@@ -104,11 +103,11 @@ pub(crate) struct Encoder {
     layers: Vec<Layer>,
     shape: Shape,
     /// Sums of gradients, from the first backward on, and what they are multiplied by.
-    sums: Mutex<Sums>,
+    sums: Mutex<Gradients>,
 }
 
 #[derive(Debug)]
-struct Sums {
+struct Gradients {
     memory: Option<Arc<Memory>>,
     scale: f32,
 }
@@ -138,7 +137,12 @@ pub(crate) struct Record {
 
 impl Encoder {
     /// Puts the weights of `params` on a GPU whose kernels are those of `variant`.
-    pub(crate) fn new(gpu: Arc<dyn Gpu>, variant: Variant, sizes: Sizes, params: &ParamStore) -> Result<Self> {
+    pub(crate) fn new(
+        gpu: Arc<dyn Gpu>,
+        variant: Variant,
+        sizes: Sizes,
+        params: &ParamStore,
+    ) -> Result<Self> {
         let layout = Layout::new(params);
         let shape = Shape {
             width: sizes.width,
@@ -176,7 +180,7 @@ impl Encoder {
             tables,
             layers,
             shape,
-            sums: Mutex::new(Sums {
+            sums: Mutex::new(Gradients {
                 memory: None,
                 scale: 1.0,
             }),
@@ -190,7 +194,7 @@ impl Encoder {
         self.ops.gpu.name()
     }
 
-    fn sums(&self) -> std::sync::MutexGuard<'_, Sums> {
+    fn sums(&self) -> std::sync::MutexGuard<'_, Gradients> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,12 +209,19 @@ impl Encoder {
     /// Changes a weight.
     pub(crate) fn set(&self, id: usize, floats: &[f32]) -> Result<()> {
         use super::gpu::Plain;
-        let Some(place) = self.store.layout.places().get(id).filter(|place| place.len == floats.len()) else {
+        let Some(place) = self
+            .store
+            .layout
+            .places()
+            .get(id)
+            .filter(|place| place.len == floats.len())
+        else {
             bail!(Internal, "{} floats do not fit weight {id}", floats.len());
         };
         self.ops.gpu.upload(self.store.vector(id), f32::bytes(floats))?;
         if self.store.half.is_some() && self.store.layout.half().contains(&place.first) {
-            self.ops.narrow(place.len, self.store.vector(id), self.store.matrix(id))?;
+            self.ops
+                .narrow(place.len, self.store.vector(id), self.store.matrix(id))?;
         }
         Ok(())
     }
@@ -245,25 +256,23 @@ impl Encoder {
     /// The flat gradients, and what they were multiplied by.
     pub(super) fn gradients(&self) -> Result<(Arc<Memory>, f32)> {
         let mut sums = self.sums();
-        let memory = match &sums.memory {
-            Some(memory) => Arc::clone(memory),
-            None => {
-                let memory = Arc::new(self.ops.floats(self.store.layout.floats())?);
-                self.ops.gpu.zero(memory.address(), memory.bytes())?;
-                sums.memory = Some(Arc::clone(&memory));
-                memory
-            }
-        };
-        Ok((memory, sums.scale))
+        let scale = sums.scale;
+        if let Some(memory) = &sums.memory {
+            return Ok((Arc::clone(memory), scale));
+        }
+        let memory = Arc::new(self.ops.floats(self.store.layout.floats())?);
+        self.ops.gpu.zero(memory.address(), memory.bytes())?;
+        sums.memory = Some(Arc::clone(&memory));
+        Ok((memory, scale))
     }
 
     /// The gradient of a weight.
+    #[cfg(test)]
     pub(crate) fn gradient(&self, id: usize) -> Result<Vec<f32>> {
         let (memory, scale) = self.gradients()?;
         let len = self.store.layout.places().get(id).map_or(0, |place| place.len);
-        let mut values: Vec<f32> = read_values(&self.ops.gpu, self.store.gradient(&memory, id), len)?;
-        values.iter_mut().for_each(|x| *x /= scale);
-        Ok(values)
+        let values: Vec<f32> = read_values(&self.ops.gpu, self.store.gradient(&memory, id), len)?;
+        Ok(values.iter().map(|x| x / scale).collect())
     }
 
     /// Puts a gradient that the CPU has computed in its place.
@@ -305,7 +314,7 @@ impl Encoder {
             ],
             dropout,
             forward_tiles: tiles_of(self.ops.variant.forward_tile()[0])?,
-            backward_tiles: tiles_of(self.ops.variant.backward_tile())?,
+            backward_tiles: tiles_of(self.ops.variant.backward_tile()[0])?,
         })
     }
 
@@ -337,11 +346,16 @@ impl Encoder {
                 layers.push((input, record));
             }
         }
-        let rows = if outcome.first() { batch.texts } else { batch.tokens };
+        let rows = if outcome.first() {
+            batch.texts
+        } else {
+            batch.tokens
+        };
         let (count, out) = match outcome {
-            Outcome::Pooled(method) if !outcome.first() => {
-                (batch.texts * self.shape.width, ops.pool(batch.texts, &x, &batch.offsets, method)?)
-            }
+            Outcome::Pooled(method) if !outcome.first() => (
+                batch.texts * self.shape.width,
+                ops.pool(batch.texts, &x, &batch.offsets, method)?,
+            ),
             _ => (rows * self.shape.width, ops.widen(rows * self.shape.width, x)?),
         };
         let values = read_values(&ops.gpu, out.address(), count)?;
@@ -358,6 +372,11 @@ impl Encoder {
     pub(crate) fn backward(&self, input: Input, record: Record, gradient: &[f32]) -> Result<()> {
         let (gradients, scale) = self.gradients()?;
         let (ops, store) = (&self.ops, &self.store);
+        let sums = Sums {
+            ops,
+            store,
+            gradients: &gradients,
+        };
         let Record {
             batch,
             outcome,
@@ -377,7 +396,7 @@ impl Encoder {
                     .1
                     .ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?,
             };
-            dy = layer.backward(ops, store, &gradients, &x, kept, &dy, view)?;
+            dy = layer.backward(sums, &x, kept, &dy, view)?;
         }
         let mask = batch.view(false).mask(0, self.shape.hidden_dropout);
         if mask.0.is_some() {
@@ -385,7 +404,7 @@ impl Encoder {
         }
         let norm = &self.tables.norm;
         let unmasked = super::ops::Mask(None);
-        let (d_sum, _) = norm.backward(ops, store, &gradients, batch.tokens, &dy, &embeddings, unmasked)?;
+        let (d_sum, _) = norm.backward(sums, batch.tokens, &dy, &embeddings, unmasked)?;
         let rows = [input.rows.words, input.rows.types, input.rows.positions];
         for (id, rows) in self.tables.ids.into_iter().zip(rows) {
             if store.layout.places().get(id).is_some_and(|place| place.trainable) {
@@ -403,7 +422,11 @@ impl Encoder {
             Outcome::First | Outcome::Pooled(_) => batch.texts,
         };
         if gradient.len() != rows * width {
-            bail!(Internal, "{} gradients do not fit {rows} rows of {width}", gradient.len());
+            bail!(
+                Internal,
+                "{} gradients do not fit {rows} rows of {width}",
+                gradient.len()
+            );
         }
         let scaled: Vec<f32> = gradient.iter().map(|x| x * scale).collect();
         let floats = memory_of(&ops.gpu, &scaled)?;
@@ -425,11 +448,17 @@ impl Encoder {
         let gpu = &self.ops.gpu;
         let plan = Pieces::new(rows);
         let partials = self.ops.floats(plan.partials * self.shape.width)?;
-        let lists = [&plan.order, &plan.pieces, &plan.rows].map(|list| memory_of(gpu, list));
+        let lists = [&plan.order, &plan.parts, &plan.rows].map(|list| memory_of(gpu, list));
         let [order, pieces, whole] = lists;
         let (order, pieces, whole) = (order?, pieces?, whole?);
-        let args = [d_sum.into(), (&order).into(), (&pieces).into(), Arg::Place(table), (&partials).into()];
-        gpu.launch("table_pieces", [plan.pieces.len() / 3, 1], &args)?;
+        let args = [
+            d_sum.into(),
+            (&order).into(),
+            (&pieces).into(),
+            Arg::Place(table),
+            (&partials).into(),
+        ];
+        gpu.launch("table_pieces", [plan.parts.len() / 3, 1], &args)?;
         let args = [(&partials).into(), (&whole).into(), Arg::Place(table)];
         gpu.launch("table_rows", [plan.rows.len() / 3, 1], &args)
     }
@@ -443,8 +472,11 @@ impl Resident {
             offsets: &self.offsets,
             forward_tiles: &self.forward_tiles,
             backward_tiles: &self.backward_tiles,
-            dropout: self.dropout.as_ref().map(|(key, tokens, _)| (*key, tokens)),
-            first: first.then(|| self.dropout.as_ref().map(|(_, _, first)| first)),
+            dropout: self
+                .dropout
+                .as_ref()
+                .map(|(key, tokens, first)| (*key, [tokens, first])),
+            first,
         }
     }
 }

@@ -146,8 +146,6 @@ pub(crate) trait Gpu: fmt::Debug + Send + Sync {
     /// What it is, for a person.
     fn name(&self) -> String;
 
-    fn storage(&self) -> Storage;
-
     /// Memory whose contents mean nothing.
     fn alloc(&self, bytes: usize) -> Result<Memory>;
 

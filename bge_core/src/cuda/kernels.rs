@@ -7,6 +7,7 @@ use crate::error::{Result, bail};
 pub(crate) const SOURCE: &str = concat!(
     include_str!("kernels/common.cu"),
     include_str!("kernels/attention.cu"),
+    include_str!("kernels/attention_mma.cu"),
     include_str!("kernels/norm.cu"),
     include_str!("kernels/rows.cu"),
     include_str!("kernels/decoder.cu"),
@@ -78,31 +79,47 @@ impl Variant {
         Ok(Self { storage, width, head })
     }
 
+    /// Whether the attention runs on tensor cores.
+    fn mma(&self) -> bool {
+        self.storage != Storage::F32 && self.head <= 64 && self.head.is_multiple_of(16)
+    }
+
     /// Query rows of a tile of the attention's forward, and keys.
     pub(crate) fn forward_tile(&self) -> [usize; 2] {
-        if self.head <= 64 { [64, 32] } else { [32, 16] }
+        match (self.mma(), self.head) {
+            (true, _) => [64, 64],
+            (false, ..=64) => [64, 32],
+            (false, _) => [32, 16],
+        }
     }
 
     /// Rows and columns of a tile of the attention's backward.
-    pub(crate) fn backward_tile(&self) -> usize {
-        if self.head <= 64 { 32 } else { 16 }
+    pub(crate) fn backward_tile(&self) -> [usize; 2] {
+        match (self.mma(), self.head) {
+            (true, _) => [64, 32],
+            (false, ..=64) => [32, 32],
+            (false, _) => [16, 16],
+        }
     }
 
     /// The macros of the source, by name.
-    pub(crate) fn macros(&self) -> [(&'static str, usize); 6] {
+    pub(crate) fn macros(&self) -> [(&'static str, usize); 8] {
         let storage = match self.storage {
             Storage::F32 => 0,
             Storage::Bf16 => 1,
             Storage::F16 => 2,
         };
         let [rows, keys] = self.forward_tile();
+        let [backward_rows, backward_columns] = self.backward_tile();
         [
             ("STORAGE", storage),
+            ("MMA", usize::from(self.mma())),
             ("WIDTH", self.width),
             ("HEAD", self.head),
             ("FORWARD_ROWS", rows),
             ("FORWARD_KEYS", keys),
-            ("BACKWARD_ROWS", self.backward_tile()),
+            ("BACKWARD_ROWS", backward_rows),
+            ("BACKWARD_COLUMNS", backward_columns),
         ]
     }
 }
@@ -120,6 +137,7 @@ mod tests {
             .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
             .collect();
         found.sort_unstable();
+        found.dedup(); // attention has two forms
         assert_eq!(found, NAMES);
         for (name, value) in [("SUM_ROWS", SUM_ROWS), ("CHUNK", CHUNK), ("THREADS", THREADS)] {
             assert!(SOURCE.contains(&format!("#define {name} {value}")), "{name}");
@@ -127,19 +145,38 @@ mod tests {
     }
 
     #[test]
+    fn heads_that_are_too_wide_are_refused() {
+        let error = Variant::new(Storage::F32, 512, 2).unwrap_err();
+        assert!(error.to_string().contains("--devices cpu"), "{error}");
+        assert_eq!(Variant::new(Storage::F32, 512, 4).unwrap().head, 128);
+    }
+
+    #[test]
     fn tiles_fit_48_kib_of_shared_memory() {
-        for head in 1..=MAX_HEAD {
+        for (storage, head) in [Storage::F32, Storage::Bf16]
+            .into_iter()
+            .flat_map(|s| (1..=MAX_HEAD).map(move |h| (s, h)))
+        {
             let variant = Variant {
-                storage: Storage::F32,
+                storage,
                 width: head,
                 head,
             };
-            let pitch = head.next_multiple_of(4) + 4;
-            let [rows, keys] = variant.forward_tile();
-            let forward = (rows + 2 * keys) * pitch + rows * (keys + 4);
-            let rows = variant.backward_tile();
-            let backward = 4 * rows * pitch + rows * (rows + 4) + 4 * rows;
-            assert!(forward.max(backward) * 4 <= 48 << 10, "{head}");
+            let ([rows, keys], [back, columns]) = (variant.forward_tile(), variant.backward_tile());
+            let (forward, backward) = if variant.mma() {
+                let pitch = (head + 8) * 2;
+                (
+                    (rows + 2 * keys) * pitch,
+                    (back + 2 * columns) * pitch + columns * 16,
+                )
+            } else {
+                let pitch = (head.next_multiple_of(4) + 4) * 4;
+                (
+                    (rows + 2 * keys) * pitch + rows * (keys + 4) * 4,
+                    4 * back * pitch + back * (back + 4) * 4 + back * 16,
+                )
+            };
+            assert!(forward.max(backward) <= 48 << 10, "{head}");
         }
     }
 }

@@ -7,6 +7,14 @@ use super::ops::{Affine, Heads, Mask, NormRecord, Ops, Tiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::{Activation, DropoutPlan};
 
+/// Where a backward finds weights and adds up their gradients.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<'a> {
+    pub(super) ops: &'a Ops,
+    pub(super) store: &'a Store,
+    pub(super) gradients: &'a Memory,
+}
+
 /// A linear map: the indices of its weights, inputs and outputs.
 #[derive(Clone, Copy, Debug)]
 struct Linear {
@@ -42,21 +50,21 @@ impl Linear {
     fn forward(&self, ops: &Ops, store: &Store, rows: usize, x: &Memory) -> Result<Memory> {
         let [inputs, outputs] = self.size;
         let out = ops.elements(rows, outputs)?;
-        let (x, to) = (Matrix::new(x.address(), inputs), Matrix::new(out.address(), outputs));
+        let (x, to) = (
+            Matrix::new(x.address(), inputs),
+            Matrix::new(out.address(), outputs),
+        );
         ops.linear(rows, x, store.matrix(self.weight), self.size, to)?;
         Ok(out)
     }
 
     /// Adds the gradients of weight and bias.
-    fn backward_params(
-        &self,
-        ops: &Ops,
-        store: &Store,
-        gradients: &Memory,
-        rows: usize,
-        x: &Memory,
-        dy: Matrix,
-    ) -> Result<()> {
+    fn backward_params(&self, sums: Sums, rows: usize, x: &Memory, dy: Matrix) -> Result<()> {
+        let Sums {
+            ops,
+            store,
+            gradients,
+        } = sums;
         let x = Matrix::new(x.address(), self.size[0]);
         ops.linear_weight(rows, dy, x, self.size, store.gradient(gradients, self.weight))?;
         ops.column_sums(rows, self.size[1], dy, store.gradient(gradients, self.bias))
@@ -81,14 +89,17 @@ impl Norm {
 
     pub(super) fn backward(
         &self,
-        ops: &Ops,
-        store: &Store,
-        gradients: &Memory,
+        sums: Sums,
         rows: usize,
         dy: &Memory,
         record: &NormRecord,
         mask: Mask,
     ) -> Result<(Memory, Option<Memory>)> {
+        let Sums {
+            ops,
+            store,
+            gradients,
+        } = sums;
         let places = [self.gamma, self.beta].map(|id| store.gradient(gradients, id));
         ops.norm_backward(rows, dy, record, mask, store.vector(self.gamma), places)
     }
@@ -127,36 +138,34 @@ pub(super) struct View<'a> {
     pub(super) offsets: &'a Memory,
     pub(super) forward_tiles: &'a Tiles,
     pub(super) backward_tiles: &'a Tiles,
-    /// The key of the dropout and the identities of all tokens.
-    pub(super) dropout: Option<(u64, &'a Memory)>,
-    /// The identities of the texts' first tokens, where only these go on.
-    pub(super) first: Option<Option<&'a Memory>>,
+    /// The key of the dropout and the identities: of all tokens, and of the texts' first ones.
+    pub(super) dropout: Option<(u64, [&'a Memory; 2])>,
+    /// Whether only the first tokens go on after the attention.
+    pub(super) first: bool,
 }
 
 impl<'a> View<'a> {
     /// Rows that follow the attention.
     fn rows(&self) -> usize {
-        if self.first.is_some() { self.texts } else { self.tokens }
+        if self.first { self.texts } else { self.tokens }
     }
 
     pub(super) fn mask(&self, site: u64, p: f32) -> Mask<'a> {
-        Mask(
-            self.dropout
-                .and_then(|(key, tokens)| dropout_at(key, site, p).map(|dropout| (dropout, tokens))),
-        )
+        self.mask_of(site, p, 0)
     }
 
     /// The mask of a site that follows the attention.
     fn mask_after(&self, site: u64, p: f32) -> Mask<'a> {
-        match (self.first, self.dropout) {
-            (Some(Some(first)), Some((key, _))) => Mask(dropout_at(key, site, p).map(|dropout| (dropout, first))),
-            _ => self.mask(site, p),
-        }
+        self.mask_of(site, p, usize::from(self.first))
     }
-}
 
-fn dropout_at(key: u64, site: u64, p: f32) -> Option<crate::nn::ops::dropout::Dropout> {
-    DropoutPlan { key, tokens: &[] }.at(site, p).map(|(dropout, _)| dropout)
+    fn mask_of(&self, site: u64, p: f32, which: usize) -> Mask<'a> {
+        let of = |(key, identities): (u64, [&'a Memory; 2])| {
+            let (dropout, _) = DropoutPlan { key, tokens: &[] }.at(site, p)?;
+            Some((dropout, identities[which]))
+        };
+        Mask(self.dropout.and_then(of))
+    }
 }
 
 /// What [`Layer::backward`] needs besides the layer's input.
@@ -226,14 +235,18 @@ impl Layer {
         }
         let heads = self.attention(store, &qkv, view);
         let (context, log_sums) = ops.attend(view.tokens, heads, view.forward_tiles)?;
-        let (first_context, first_x) = match view.first {
-            None => (None, None),
-            Some(_) => (
+        let (first_context, first_x) = if view.first {
+            (
                 Some(ops.first_rows(view.texts, &context, view.offsets)?),
                 Some(ops.first_rows(view.texts, x, view.offsets)?),
-            ),
+            )
+        } else {
+            (None, None)
         };
-        let (going, residual) = (first_context.as_ref().unwrap_or(&context), first_x.as_ref().unwrap_or(x));
+        let (going, residual) = (
+            first_context.as_ref().unwrap_or(&context),
+            first_x.as_ref().unwrap_or(x),
+        );
         let attended = self.attention_output.forward(ops, store, rows, going)?;
         let (middle, attention_norm) = ops.residual_norm(
             rows,
@@ -259,29 +272,30 @@ impl Layer {
             self.output_norm.affine(store, eps),
             keep,
         )?;
-        let record = attention_norm.zip(output_norm).map(|(attention_norm, output_norm)| LayerRecord {
-            qkv,
-            context,
-            log_sums,
-            attention_norm,
-            middle,
-            inner,
-            output_norm,
-        });
+        let record = attention_norm
+            .zip(output_norm)
+            .map(|(attention_norm, output_norm)| LayerRecord {
+                qkv,
+                context,
+                log_sums,
+                attention_norm,
+                middle,
+                inner,
+                output_norm,
+            });
         Ok((y, record))
     }
 
     /// The gradient of the input `x` from that of the output; adds those of the weights.
     pub(super) fn backward(
         &self,
-        ops: &Ops,
-        store: &Store,
-        gradients: &Memory,
+        sums: Sums,
         x: &Memory,
         record: LayerRecord,
         dy: &Memory,
         view: View,
     ) -> Result<Memory> {
+        let Sums { ops, store, .. } = sums;
         let Shape {
             width,
             inner: inner_width,
@@ -289,49 +303,78 @@ impl Layer {
             hidden_dropout,
             ..
         } = self.shape;
+        let LayerRecord {
+            qkv,
+            context,
+            log_sums,
+            attention_norm,
+            middle,
+            inner,
+            output_norm,
+        } = record;
         let rows = view.rows();
         let mask = view.mask_after(self.site + 2, hidden_dropout);
         let norm = &self.output_norm;
-        let (d_middle, masked) = norm.backward(ops, store, gradients, rows, dy, &record.output_norm, mask)?;
+        let (d_middle, masked) = norm.backward(sums, rows, dy, &output_norm, mask)?;
         let bias = store.vector(self.intermediate.bias);
         let d_inner = {
             let d_dense = masked.as_ref().unwrap_or(&d_middle);
             let dy = Matrix::new(d_dense.address(), width);
-            let active = ops.activate(rows, inner_width, &record.inner, bias, activation)?;
-            self.output.backward_params(ops, store, gradients, rows, &active, dy)?;
+            let active = ops.activate(rows, inner_width, &inner, bias, activation)?;
+            self.output.backward_params(sums, rows, &active, dy)?;
             drop(active);
             let d_inner = ops.elements(rows, inner_width)?;
-            ops.linear_input(rows, dy, store.matrix(self.output.weight), self.output.size, &d_inner, false)?;
+            ops.linear_input(
+                rows,
+                dy,
+                store.matrix(self.output.weight),
+                self.output.size,
+                &d_inner,
+                false,
+            )?;
             d_inner
         };
-        drop(masked);
-        ops.activate_backward([rows, inner_width], &record.inner, bias, activation, &d_inner)?;
+        drop((masked, output_norm));
+        ops.activate_backward([rows, inner_width], &inner, bias, activation, &d_inner)?;
         let dy = Matrix::new(d_inner.address(), inner_width);
         let intermediate = &self.intermediate;
-        intermediate.backward_params(ops, store, gradients, rows, &record.middle, dy)?;
-        ops.linear_input(rows, dy, store.matrix(intermediate.weight), intermediate.size, &d_middle, true)?;
-        drop(d_inner);
+        intermediate.backward_params(sums, rows, &middle, dy)?;
+        ops.linear_input(
+            rows,
+            dy,
+            store.matrix(intermediate.weight),
+            intermediate.size,
+            &d_middle,
+            true,
+        )?;
+        drop((d_inner, inner, middle));
 
         let mask = view.mask_after(self.site + 1, hidden_dropout);
         let norm = &self.attention_norm;
-        let (d_residual, masked) =
-            norm.backward(ops, store, gradients, rows, &d_middle, &record.attention_norm, mask)?;
-        drop(d_middle);
+        let (d_residual, masked) = norm.backward(sums, rows, &d_middle, &attention_norm, mask)?;
+        drop((d_middle, attention_norm));
         let d_context = ops.elements(rows, width)?;
         {
             let d_dense = masked.as_ref().unwrap_or(&d_residual);
             let dy = Matrix::new(d_dense.address(), width);
             let first = view
                 .first
-                .map(|_| ops.first_rows(view.texts, &record.context, view.offsets))
+                .then(|| ops.first_rows(view.texts, &context, view.offsets))
                 .transpose()?;
-            let context = first.as_ref().unwrap_or(&record.context);
+            let context = first.as_ref().unwrap_or(&context);
             let linear = &self.attention_output;
-            linear.backward_params(ops, store, gradients, rows, context, dy)?;
-            ops.linear_input(rows, dy, store.matrix(linear.weight), linear.size, &d_context, false)?;
+            linear.backward_params(sums, rows, context, dy)?;
+            ops.linear_input(
+                rows,
+                dy,
+                store.matrix(linear.weight),
+                linear.size,
+                &d_context,
+                false,
+            )?;
         }
         drop(masked);
-        let (d_context, dx) = if view.first.is_some() {
+        let (d_context, dx) = if view.first {
             let size = [view.texts, view.tokens];
             (
                 ops.spread_first_rows(size, &d_context, view.offsets)?,
@@ -340,13 +383,20 @@ impl Layer {
         } else {
             (d_context, d_residual)
         };
-        let heads = self.attention(store, &record.qkv, view);
-        let kept = [&record.context, &d_context, &record.log_sums];
+        let heads = self.attention(store, &qkv, view);
+        let kept = [&context, &d_context, &log_sums];
         let d_qkv = ops.attend_backward(view.tokens, heads, view.backward_tiles, kept)?;
         for (part, linear) in self.qkv.iter().enumerate() {
             let dy = Matrix::new(d_qkv.at(part * width * ops.element()), 3 * width);
-            linear.backward_params(ops, store, gradients, view.tokens, x, dy)?;
-            ops.linear_input(view.tokens, dy, store.matrix(linear.weight), linear.size, &dx, true)?;
+            linear.backward_params(sums, view.tokens, x, dy)?;
+            ops.linear_input(
+                view.tokens,
+                dy,
+                store.matrix(linear.weight),
+                linear.size,
+                &dx,
+                true,
+            )?;
         }
         Ok(dx)
     }

@@ -74,9 +74,7 @@ impl Layout {
 
     /// The weight that each chunk belongs to.
     pub(crate) fn chunks(&self) -> Vec<u32> {
-        let chunks = |(id, place): (usize, &Place)| {
-            std::iter::repeat_n(id as u32, place.len.next_multiple_of(CHUNK) / CHUNK)
-        };
+        let chunks = |(id, place): (usize, &Place)| std::iter::repeat_n(id as u32, place.len.div_ceil(CHUNK));
         self.places.iter().enumerate().flat_map(chunks).collect()
     }
 }

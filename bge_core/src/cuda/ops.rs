@@ -81,7 +81,14 @@ impl Ops {
     }
 
     /// `out [rows, outputs] = x [rows, inputs] wᵀ`.
-    pub(crate) fn linear(&self, rows: usize, x: Matrix, w: u64, [inputs, outputs]: [usize; 2], out: Matrix) -> Result<()> {
+    pub(crate) fn linear(
+        &self,
+        rows: usize,
+        x: Matrix,
+        w: u64,
+        [inputs, outputs]: [usize; 2],
+        out: Matrix,
+    ) -> Result<()> {
         self.gpu.product(Product {
             size: [rows, outputs, inputs],
             a: x,
@@ -146,7 +153,14 @@ impl Ops {
         self.add_partials(partials.address(), chunks, columns, columns, gradient)
     }
 
-    fn add_partials(&self, partials: u64, count: usize, stride: usize, columns: usize, out: u64) -> Result<()> {
+    fn add_partials(
+        &self,
+        partials: u64,
+        count: usize,
+        stride: usize,
+        columns: usize,
+        out: u64,
+    ) -> Result<()> {
         let numbers = [count, stride, columns].map(|number| Arg::U32(number as u32));
         let [count, stride, columns_arg] = numbers;
         let args = [Arg::Place(partials), count, stride, columns_arg, Arg::Place(out)];
@@ -224,11 +238,16 @@ impl Ops {
             Arg::Place(gamma),
         ];
         args.extend(mask.args());
-        args.extend([(&dx).into(), masked.as_ref().into()]);
+        args.extend([Arg::from(&dx), masked.as_ref().into()]);
         self.run("norm_backward", [rows, 1], &args)?;
         let chunks = rows.div_ceil(SUM_ROWS);
         let partials = self.floats(2 * chunks * width)?;
-        let args = [dy.into(), (&record.unit).into(), (rows as u32).into(), (&partials).into()];
+        let args = [
+            dy.into(),
+            (&record.unit).into(),
+            (rows as u32).into(),
+            (&partials).into(),
+        ];
         self.run("norm_partials", [chunks, 1], &args)?;
         for (half, gradient) in gradients.into_iter().enumerate() {
             let first = partials.at(half * width * size_of::<f32>());
@@ -248,9 +267,22 @@ impl Ops {
     }
 
     /// `activation(x + bias)`.
-    pub(crate) fn activate(&self, rows: usize, columns: usize, x: &Memory, bias: u64, kind: Activation) -> Result<Memory> {
+    pub(crate) fn activate(
+        &self,
+        rows: usize,
+        columns: usize,
+        x: &Memory,
+        bias: u64,
+        kind: Activation,
+    ) -> Result<Memory> {
         let out = self.elements(rows, columns)?;
-        let args = [x.into(), Arg::Place(bias), (columns as u32).into(), number(kind).into(), (&out).into()];
+        let args = [
+            x.into(),
+            Arg::Place(bias),
+            (columns as u32).into(),
+            number(kind).into(),
+            (&out).into(),
+        ];
         self.run("activation_forward", [rows, 1], &args)?;
         Ok(out)
     }
@@ -264,7 +296,13 @@ impl Ops {
         kind: Activation,
         gradient: &Memory,
     ) -> Result<()> {
-        let args = [x.into(), Arg::Place(bias), (columns as u32).into(), number(kind).into(), gradient.into()];
+        let args = [
+            x.into(),
+            Arg::Place(bias),
+            (columns as u32).into(),
+            number(kind).into(),
+            gradient.into(),
+        ];
         self.run("activation_backward", [rows, 1], &args)
     }
 
@@ -318,7 +356,11 @@ impl Ops {
     /// The first row of each text.
     pub(crate) fn first_rows(&self, texts: usize, x: &Memory, offsets: &Memory) -> Result<Memory> {
         let out = self.elements(texts, self.variant.width)?;
-        self.run("first_rows", [texts, 1], &[x.into(), offsets.into(), (&out).into()])?;
+        self.run(
+            "first_rows",
+            [texts, 1],
+            &[x.into(), offsets.into(), (&out).into()],
+        )?;
         Ok(out)
     }
 
@@ -336,7 +378,13 @@ impl Ops {
     }
 
     /// One f32 vector for each text.
-    pub(crate) fn pool(&self, texts: usize, x: &Memory, offsets: &Memory, method: PoolingMethod) -> Result<Memory> {
+    pub(crate) fn pool(
+        &self,
+        texts: usize,
+        x: &Memory,
+        offsets: &Memory,
+        method: PoolingMethod,
+    ) -> Result<Memory> {
         let out = self.floats(texts * self.variant.width)?;
         let args = [x.into(), offsets.into(), pooling(method).into(), (&out).into()];
         self.run("pool_forward", [texts, 1], &args)?;
@@ -352,7 +400,12 @@ impl Ops {
         method: PoolingMethod,
     ) -> Result<Memory> {
         let out = self.elements(tokens, self.variant.width)?;
-        let args = [gradient.into(), offsets.into(), pooling(method).into(), (&out).into()];
+        let args = [
+            gradient.into(),
+            offsets.into(),
+            pooling(method).into(),
+            (&out).into(),
+        ];
         self.run("pool_backward", [texts, 1], &args)?;
         Ok(out)
     }

@@ -67,7 +67,12 @@ impl Optimizer {
         let blocks = self.count.div_ceil(CHUNK);
         let sums = gpu.alloc(self.count * size_of::<f64>())?;
         let whole = gpu.alloc(blocks * size_of::<f64>())?;
-        let args = [(&*gradients).into(), (&self.chunks).into(), (&live).into(), (&sums).into()];
+        let args = [
+            (&*gradients).into(),
+            (&self.chunks).into(),
+            (&live).into(),
+            (&sums).into(),
+        ];
         gpu.launch("squares", [self.count, 1], &args)?;
         let args = [(&sums).into(), (self.count as u32).into(), (&whole).into()];
         gpu.launch("sum_squares", [blocks, 1], &args)?;
@@ -76,7 +81,13 @@ impl Optimizer {
     }
 
     /// Updates every weight for which there is an update, in the order of the encoder's; every gradient is multiplied by `clip`.
-    pub(crate) fn step(&self, encoder: &Encoder, updates: &[Option<Update>], betas: Betas, clip: f32) -> Result<()> {
+    pub(crate) fn step(
+        &self,
+        encoder: &Encoder,
+        updates: &[Option<Update>],
+        betas: Betas,
+        clip: f32,
+    ) -> Result<()> {
         let (ops, store) = (&encoder.ops, &encoder.store);
         let (gradients, scale) = encoder.gradients()?;
         let numbers = |update: &Option<Update>| {
@@ -109,27 +120,36 @@ impl Optimizer {
 
     /// Both moments of a weight.
     pub(crate) fn moments(&self, encoder: &Encoder, id: usize) -> Result<[Vec<f32>; 2]> {
-        let (at, len) = self.place(encoder, id)?;
+        let (at, len) = place(encoder, id)?;
         let read = |of: &Memory| read_values(&encoder.ops.gpu, of.at(at), len);
         Ok([read(&self.first)?, read(&self.second)?])
     }
 
     /// Changes both moments of a weight.
-    pub(crate) fn set_moments(&self, encoder: &Encoder, id: usize, [first, second]: [&[f32]; 2]) -> Result<()> {
-        let (at, len) = self.place(encoder, id)?;
+    pub(crate) fn set_moments(
+        &self,
+        encoder: &Encoder,
+        id: usize,
+        [first, second]: [&[f32]; 2],
+    ) -> Result<()> {
+        let (at, len) = place(encoder, id)?;
         if first.len() != len || second.len() != len {
-            bail!(Internal, "moments of {} numbers do not fit a weight of {len}", first.len());
+            bail!(
+                Internal,
+                "moments of {} numbers do not fit a weight of {len}",
+                first.len()
+            );
         }
         let gpu = &encoder.ops.gpu;
         gpu.upload(self.first.at(at), f32::bytes(first))?;
         gpu.upload(self.second.at(at), f32::bytes(second))
     }
+}
 
-    /// The first byte of a weight in a flat buffer, and its floats.
-    fn place(&self, encoder: &Encoder, id: usize) -> Result<(usize, usize)> {
-        match encoder.store.layout.places().get(id) {
-            Some(place) => Ok((place.first * size_of::<f32>(), place.len)),
-            None => bail!(Internal, "there is no weight {id}"),
-        }
+/// The first byte of a weight in a flat buffer, and its floats.
+fn place(encoder: &Encoder, id: usize) -> Result<(usize, usize)> {
+    match encoder.store.layout.places().get(id) {
+        Some(place) => Ok((place.first * size_of::<f32>(), place.len)),
+        None => bail!(Internal, "there is no weight {id}"),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Pieces {
     /// Tokens, sorted by their row, and those of a row in order.
     pub(crate) order: Vec<u32>,
     /// (first place in `order`, end, row of the table or place among the partial sums).
-    pub(crate) pieces: Vec<u32>,
+    pub(crate) parts: Vec<u32>,
     /// Rows with several pieces: (first partial sum, end, row).
     pub(crate) rows: Vec<u32>,
     /// Number of partial sums.
@@ -42,12 +42,12 @@ impl Pieces {
             let row = rows[same[0] as usize];
             let end = first + same.len();
             if same.len() <= PIECE {
-                plan.pieces.extend([first as u32, end as u32, row]);
+                plan.parts.extend([first as u32, end as u32, row]);
             } else {
                 let before = plan.partials as u32;
                 for start in (first..end).step_by(PIECE) {
                     let target = PARTIAL | plan.partials as u32;
-                    plan.pieces
+                    plan.parts
                         .extend([start as u32, (start + PIECE).min(end) as u32, target]);
                     plan.partials += 1;
                 }
@@ -73,10 +73,10 @@ mod tests {
     #[test]
     fn a_row_of_many_tokens_is_cut_and_one_of_few_is_not() {
         let plan = Pieces::new(&[5, 2, 5]);
-        assert_eq!((plan.order, plan.pieces), (vec![1, 0, 2], vec![0, 1, 2, 1, 3, 5]));
+        assert_eq!((plan.order, plan.parts), (vec![1, 0, 2], vec![0, 1, 2, 1, 3, 5]));
         let plan = Pieces::new(&[0; 130]);
         assert_eq!(
-            plan.pieces,
+            plan.parts,
             [0, 64, PARTIAL, 64, 128, PARTIAL | 1, 128, 130, PARTIAL | 2]
         );
         assert_eq!((plan.rows, plan.partials), (vec![0, 3, 0], 3));

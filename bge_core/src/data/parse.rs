@@ -209,7 +209,9 @@ impl<'de> Visitor<'de> for ViewSeed {
 }
 
 pub(super) fn broken_utf8(bytes: &[u8]) -> Broken {
-    let valid = std::str::from_utf8(bytes).err().map_or(0, |error| error.valid_up_to());
+    let valid = std::str::from_utf8(bytes)
+        .err()
+        .map_or(0, |error| error.valid_up_to());
     let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     Broken {
         kind: BrokenKind::Utf8,

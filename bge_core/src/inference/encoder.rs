@@ -63,7 +63,7 @@ impl Encoder {
     pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
         match (self, placement) {
             (_, None) => Ok(()),
-            (Self::Bert(bert), Some(placement)) if bert.gpu().is_none() => bert.to_cuda(placement),
+            (Self::Bert(bert), Some(placement)) if bert.gpu().is_none() => bert.move_to_cuda(placement),
             (Self::Bert(_), Some(_)) => Ok(()),
             #[cfg(feature = "zoo")]
             (Self::Zoo(_), Some(_)) => crate::error::bail!(
@@ -124,7 +124,7 @@ impl Scorer {
     pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
         match (self, placement) {
             (_, None) => Ok(()),
-            (Self::CrossEncoder(model), Some(placement)) => model.encoder_mut().to_cuda(placement),
+            (Self::CrossEncoder(model), Some(placement)) => model.encoder_mut().move_to_cuda(placement),
             #[cfg(feature = "zoo")]
             (Self::Zoo(_), Some(_)) => crate::error::bail!(
                 Unsupported,

@@ -112,7 +112,7 @@ impl M3Embedder {
             let half = [arguments.use_fp16, arguments.use_bf16];
             let mut model = model;
             if let Some(placement) = crate::models::Placement::of(&arguments.devices, half, false) {
-                model.encoder_mut().to_cuda(placement)?;
+                model.encoder_mut().move_to_cuda(placement)?;
             }
             model
         };

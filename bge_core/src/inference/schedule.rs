@@ -27,6 +27,10 @@ pub struct BatchLimits {
     pub tokens: usize,
 }
 
+/// Tokens at most on a GPU, which has other caches and more to keep busy.
+#[cfg(feature = "cuda")]
+const GPU_TOKENS: usize = 1 << 16;
+
 impl Default for BatchLimits {
     /// Upstream's 256 texts; 4,096 tokens keep activations near the caches and buffers of a size that is used again.
     fn default() -> Self {
@@ -47,6 +51,14 @@ pub fn encode_tokens(
     limits: BatchLimits,
     progress: impl FnMut(usize),
 ) -> Result<Vectors> {
+    #[cfg(feature = "cuda")]
+    let limits = match model.gpu() {
+        Some(_) => BatchLimits {
+            tokens: limits.tokens.max(GPU_TOKENS),
+            ..limits
+        },
+        None => limits,
+    };
     let width = model.config().hidden_size;
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
     let mut data = vec![0.0_f32; tokens.len() * dim];

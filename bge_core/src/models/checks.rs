@@ -52,7 +52,11 @@ pub(crate) fn model(config: &EncoderConfig) -> Bert {
     add("pooler.dense.bias".to_owned(), &[width]);
     let mut draws = Draws::new(5);
     let mut weight = |(name, shape): (String, Vec<usize>)| {
-        let offset = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+        let offset = if name.ends_with("LayerNorm.weight") {
+            1.0
+        } else {
+            0.0
+        };
         let values = (0..shape.iter().product()).map(|_| (draws.normal() * 0.15 + offset) as f32);
         let values = tensor(values.collect(), shape).unwrap();
         (name, values)
@@ -77,7 +81,7 @@ pub(crate) fn batch(config: &EncoderConfig) -> Batch {
 pub(crate) fn on_gpu(mut model: Bert, storage: Storage) -> Option<Bert> {
     let config = model.config();
     let variant = Variant::new(storage, config.hidden_size, config.num_attention_heads).unwrap();
-    model.to_gpu(emulator(variant)?, variant).unwrap();
+    model.move_to_gpu(emulator(variant)?, variant).unwrap();
     Some(model)
 }
 
@@ -107,8 +111,15 @@ fn compare(family: &str, storage: Storage, width: usize, heads: usize, dropout: 
     for pooling in [PoolingMethod::Cls, PoolingMethod::Mean, PoolingMethod::LastToken] {
         let mut gradients = Gradients::new(host.params());
         let (want, record) = host.vectors(&batch, pooling, Keep::All, dropout).unwrap();
-        host.vectors_backward(&batch, pooling, record.unwrap(), &d_vectors, dropout, &mut gradients)
-            .unwrap();
+        host.vectors_backward(
+            &batch,
+            pooling,
+            record.unwrap(),
+            &d_vectors,
+            dropout,
+            &mut gradients,
+        )
+        .unwrap();
         for keep in [Keep::All, Keep::Inputs, Keep::Nothing] {
             let what = format!("{family}, {storage:?}, {pooling}, {keep:?}, dropout {dropout:?}");
             let (got, record) = gpu.vectors(&batch, pooling, keep, dropout).unwrap();
@@ -130,7 +141,12 @@ fn compare(family: &str, storage: Storage, width: usize, heads: usize, dropout: 
                     continue;
                 }
                 let want = gradients.to_vec(id).unwrap().unwrap();
-                close(&format!("{name}, {what}"), &encoder.gradient(id).unwrap(), &want, tolerance * 4.0);
+                close(
+                    &format!("{name}, {what}"),
+                    &encoder.gradient(id).unwrap(),
+                    &want,
+                    tolerance * 4.0,
+                );
             }
         }
     }
@@ -167,11 +183,19 @@ fn hidden_states_leave_a_gpu_and_gradients_add_up() {
     let mut gradients = Gradients::new(host.params());
     let encoder = Arc::clone(gpu.gpu().unwrap());
     encoder.clear_gradients(8.0).unwrap();
-    host.backward(&batch, record.unwrap(), want.clone(), None, &mut gradients).unwrap();
-    gpu.backward(&batch, on_gpu.unwrap(), want.clone(), None, &mut gradients).unwrap();
+    host.backward(&batch, record.unwrap(), want.clone(), None, &mut gradients)
+        .unwrap();
+    gpu.backward(&batch, on_gpu.unwrap(), want.clone(), None, &mut gradients)
+        .unwrap();
     let (_, again) = gpu.forward(&batch, Keep::Inputs, None).unwrap();
-    gpu.backward(&batch, again.unwrap(), want, None, &mut gradients).unwrap();
-    for (id, (name, ..)) in host.params().iter().enumerate().filter(|(_, (name, ..))| !name.ends_with("key.bias")) {
+    gpu.backward(&batch, again.unwrap(), want, None, &mut gradients)
+        .unwrap();
+    for (id, (name, ..)) in host
+        .params()
+        .iter()
+        .enumerate()
+        .filter(|(_, (name, ..))| !name.ends_with("key.bias"))
+    {
         if let Some(want) = gradients.to_vec(id).unwrap() {
             let twice: Vec<f32> = want.iter().map(|x| x * 2.0).collect();
             close(name, &encoder.gradient(id).unwrap(), &twice, 1e-4);
@@ -189,10 +213,14 @@ fn the_same_text_has_the_same_bits_in_any_batch() {
         return;
     };
     let whole = batch(&config);
-    let (all, _) = gpu.vectors(&whole, PoolingMethod::Mean, Keep::Nothing, None).unwrap();
+    let (all, _) = gpu
+        .vectors(&whole, PoolingMethod::Mean, Keep::Nothing, None)
+        .unwrap();
     let ids: Vec<u32> = (0..106).map(|i| i * i % 59).collect();
     let types: Vec<u32> = (0..106).map(|i| u32::from(i % 5 == 0)).collect();
     let alone = Batch::new(&config, &ids[3..36], &types[3..36], &[0, 33], [0]).unwrap();
-    let (one, _) = gpu.vectors(&alone, PoolingMethod::Mean, Keep::Nothing, None).unwrap();
+    let (one, _) = gpu
+        .vectors(&alone, PoolingMethod::Mean, Keep::Nothing, None)
+        .unwrap();
     assert_eq!(*read(&one).unwrap(), read(&all).unwrap()[2 * 96..3 * 96]);
 }

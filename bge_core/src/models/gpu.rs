@@ -29,7 +29,9 @@ impl Placement {
     /// What settings ask for; `None` for the CPU. `half` are those for f16 and bf16.
     pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Option<Self> {
         use crate::cuda::gpu::Storage;
-        let number = devices.first().and_then(|name| crate::config::cuda_number(name))?;
+        let number = devices
+            .first()
+            .and_then(|name| crate::config::cuda_number(name))?;
         let storage = match half {
             [true, _] => Storage::F16,
             [_, true] => Storage::Bf16,
@@ -51,21 +53,20 @@ impl Bert {
 
     /// Computes on a CUDA device from now on.
     #[cfg(feature = "cuda")]
-    pub(crate) fn to_cuda(&mut self, placement: Placement) -> Result<()> {
+    pub(crate) fn move_to_cuda(&mut self, placement: Placement) -> Result<()> {
         let config = self.config();
         let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
         let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
-        self.to_gpu(Arc::new(device), variant)
+        self.move_to_gpu(Arc::new(device), variant)
     }
 
     /// Computes on a GPU whose kernels are those of `variant`. What is frozen now stays so.
-    pub(crate) fn to_gpu(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
+    pub(crate) fn move_to_gpu(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
         let config = self.config();
         let sizes = Sizes {
             width: config.hidden_size,
             inner: config.intermediate_size,
             layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
             activation: config.hidden_act,
             eps: config.layer_norm_eps as f32,
             hidden_dropout: config.hidden_dropout_prob,

@@ -45,7 +45,11 @@ fn arguments() -> TrainingArguments {
 }
 
 fn stepper(arguments: &TrainingArguments, storage: Option<Storage>) -> Option<Stepper> {
-    let (width, heads) = if storage == Some(Storage::F16) { (64, 1) } else { (96, 3) };
+    let (width, heads) = if storage == Some(Storage::F16) {
+        (64, 1)
+    } else {
+        (96, 3)
+    };
     let config = config("bert", width, heads, 0.1);
     let mut stepper = Stepper::new(model(&config), arguments, 10).unwrap();
     if let Some(storage) = storage {
@@ -71,7 +75,10 @@ fn weights(stepper: &Stepper) -> Vec<(String, Vec<f32>)> {
 
 /// The largest difference of two sets of weights; keys' biases have no gradient but rounding, which Adam makes steps of.
 fn apart(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f32 {
-    let pairs = a.iter().zip(b).filter(|((name, _), _)| !name.ends_with("key.bias"));
+    let pairs = a
+        .iter()
+        .zip(b)
+        .filter(|((name, _), _)| !name.ends_with("key.bias"));
     pairs
         .flat_map(|((_, a), (_, b))| a.iter().zip(b).map(|(a, b)| (a - b).abs()))
         .fold(0.0, f32::max)
@@ -94,7 +101,10 @@ fn steps_on_a_gpu_are_those_of_the_cpu() {
         };
         let (want, got) = (run(&mut host, 0..3), run(&mut gpu, 0..3));
         for (want, got) in want.iter().zip(&got) {
-            assert!((want.loss - got.loss).abs() < 2e-4 * want.loss, "{want:?} {got:?}");
+            assert!(
+                (want.loss - got.loss).abs() < 2e-4 * want.loss,
+                "{want:?} {got:?}"
+            );
             assert!((want.grad_norm - got.grad_norm).abs() < 2e-3 * want.grad_norm);
             assert_eq!((want.tokens, want.learning_rate), (got.tokens, got.learning_rate));
         }
@@ -123,7 +133,12 @@ fn a_run_on_a_gpu_goes_on_as_if_it_had_not_stopped() {
     let after = run(&mut whole, 2..4);
 
     let mut again = stepper(&arguments, Some(Storage::F32)).unwrap();
-    let values: Vec<_> = again.model().params().iter().map(|(_, value, _)| value.clone()).collect();
+    let values: Vec<_> = again
+        .model()
+        .params()
+        .iter()
+        .map(|(_, value, _)| value.clone())
+        .collect();
     for (id, ((_, floats), value)) in before.iter().zip(&values).enumerate() {
         again.set_weight(id, value, floats).unwrap();
     }

@@ -135,7 +135,9 @@ impl OnGpu {
     pub(super) fn moments<'a>(&self, trained: &[usize], host: &'a AdamW) -> Result<Moments<'a>> {
         let Some(optimizer) = &self.optimizer else {
             let tensors = host.state_tensors().into_iter();
-            return Ok(tensors.map(|(name, floats)| (name, Cow::Borrowed(floats))).collect());
+            return Ok(tensors
+                .map(|(name, floats)| (name, Cow::Borrowed(floats)))
+                .collect());
         };
         let mut tensors = Moments::new();
         for (parameter, &id) in host.parameters().iter().zip(trained) {

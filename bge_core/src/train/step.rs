@@ -92,7 +92,7 @@ impl Stepper {
             match crate::models::Placement::of(&arguments.devices, half, arguments.tf32) {
                 None => None,
                 Some(placement) => {
-                    objective.encoder_mut().to_cuda(placement)?;
+                    objective.encoder_mut().move_to_cuda(placement)?;
                     let encoder = objective.encoder().gpu().map(Arc::clone);
                     encoder.map(|encoder| super::gpu::OnGpu::new(encoder, placement.storage))
                 }
@@ -145,6 +145,12 @@ impl Stepper {
     ///
     /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if self.gpu.is_some() && ranks.world_size() > 1 {
+            let message =
+                "an encoder on a GPU trains as one rank; leave out the others, or use `--devices cpu`";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
             let params = self.objective.params();
             let shards = Shards::new(self.zero_stage, Arc::clone(&ranks), params, &self.trained)?;
@@ -239,7 +245,7 @@ impl Stepper {
     }
 
     /// The gradients of the last step, before clipping; by the ids of the model's weights. With `zero_stage` and several
-    /// ranks, what this rank has added to them and still holds.
+    /// ranks, what this rank has added to them and still holds; of an encoder on a GPU those of a head alone.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -365,7 +371,7 @@ impl Stepper {
         gpu: Arc<dyn crate::cuda::gpu::Gpu>,
         variant: crate::cuda::kernels::Variant,
     ) -> Result<()> {
-        self.objective.encoder_mut().to_gpu(gpu, variant)?;
+        self.objective.encoder_mut().move_to_gpu(gpu, variant)?;
         let encoder = self.objective.encoder().gpu().map(Arc::clone);
         self.gpu = encoder.map(|encoder| super::gpu::OnGpu::new(encoder, variant.storage));
         Ok(())

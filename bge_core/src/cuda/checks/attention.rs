@@ -19,7 +19,8 @@ fn tiles_of(ops: &Ops, offsets: &[u32], rows: usize) -> Tiles {
 /// Columns `first..first + width` of rows of three widths.
 fn part(rows: &[f32], width: usize, part: usize) -> Vec<f32> {
     let rows = rows.chunks_exact(3 * width);
-    rows.flat_map(|row| row[part * width..(part + 1) * width].to_vec()).collect()
+    rows.flat_map(|row| row[part * width..(part + 1) * width].to_vec())
+        .collect()
 }
 
 fn compare(storage: Storage, width: usize, heads: usize, offsets: &[u32], drop: bool) {
@@ -35,7 +36,10 @@ fn compare(storage: Storage, width: usize, heads: usize, offsets: &[u32], drop: 
 
     let with_bias = |i: usize| -> Vec<f32> {
         let rows = part(&qkv, width, i);
-        rows.iter().enumerate().map(|(at, x)| x + biases[i][at % width]).collect()
+        rows.iter()
+            .enumerate()
+            .map(|(at, x)| x + biases[i][at % width])
+            .collect()
     };
     let [q, k, v] = [0, 1, 2].map(with_bias);
     let shape = Shape {
@@ -70,14 +74,19 @@ fn compare(storage: Storage, width: usize, heads: usize, offsets: &[u32], drop: 
         log_sums: &sums,
     };
     let want = attention::backward(&d_context, kept, shape);
-    let list = tiles_of(&ops, offsets, ops.variant.backward_tile());
+    let list = tiles_of(&ops, offsets, ops.variant.backward_tile()[0]);
     let d_context = elements(&ops, &d_context);
     let d_qkv = ops
         .attend_backward(tokens, arguments, &list, [&got, &d_context, &got_sums])
         .unwrap();
     let d_qkv = read_elements(&ops, d_qkv.address(), tokens * 3 * width);
     for (i, (name, want)) in ["queries", "keys", "values"].iter().zip(&want).enumerate() {
-        close(&format!("gradient of {name}, {what}"), &part(&d_qkv, width, i), want, limit * 2.0);
+        close(
+            &format!("gradient of {name}, {what}"),
+            &part(&d_qkv, width, i),
+            want,
+            limit * 2.0,
+        );
     }
 }
 
@@ -104,6 +113,8 @@ fn heads_of_any_width_and_batches_of_any_size_attend() {
     compare(Storage::F32, 21, 3, &OFFSETS[..5], true);
     compare(Storage::F32, 96, 3, &[0, 1], true);
     compare(Storage::F32, 96, 3, &[0], false);
+    compare(Storage::Bf16, 96, 3, &[0, 1], true);
+    compare(Storage::Bf16, 40, 5, &OFFSETS[..6], true);
 }
 
 #[test]
@@ -129,5 +140,10 @@ fn large_scores_do_not_overflow() {
     let list = tiles_of(&ops, shape.offsets, ops.variant.forward_tile()[0]);
     let (got, _) = ops.attend(tokens, arguments, &list).unwrap();
     // Scores of 1e5 have steps of 1e-2: their exponentials agree to that.
-    close("context", &read_elements(&ops, got.address(), tokens * 96), &context, 0.1);
+    close(
+        "context",
+        &read_elements(&ops, got.address(), tokens * 96),
+        &context,
+        0.1,
+    );
 }

@@ -4,7 +4,6 @@ use super::*;
 use crate::cuda::device::compile;
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn nvrtc_compiles_every_kernel_for_every_architecture() {
     if !crate::cuda::device::has_compiler() {
         eprintln!("skipped: NVRTC is not there (a Python wheel has it: `pip install nvidia-cuda-nvrtc`)");
@@ -21,7 +20,21 @@ fn nvrtc_compiles_every_kernel_for_every_architecture() {
     for variant in variants {
         for architecture in [80, 90] {
             let code = compile(variant, architecture).unwrap();
-            assert_eq!(&code[..4], b"\x7fELF", "{variant:?} for sm_{architecture} is no machine code");
+            assert_eq!(
+                &code[..4],
+                b"\x7fELF",
+                "{variant:?} for sm_{architecture} is no machine code"
+            );
         }
     }
+}
+
+#[test]
+fn a_machine_without_a_gpu_is_told_so_and_the_way_out() {
+    let variant = Variant::new(Storage::F32, 384, 12).unwrap();
+    let Err(error) = crate::cuda::Device::open(9999, variant, false) else {
+        panic!("there is no device 9999");
+    };
+    assert_eq!(error.kind(), crate::ErrorKind::Device, "{error}");
+    assert!(error.to_string().contains("--devices cpu"), "{error}");
 }

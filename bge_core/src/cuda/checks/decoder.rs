@@ -26,7 +26,10 @@ fn the_rms_norm_and_its_gradient_are_the_formulas() {
     let [out, dx] = [out, dx].map(|memory| read_elements(&ops, memory.address(), rows * 96));
     let forward = |x: &[f64]| -> Vec<f64> {
         let rms = (x.iter().map(|x| x * x).sum::<f64>() / 96.0 + 1e-6).sqrt();
-        x.iter().zip(&gamma).map(|(x, g)| x / rms * f64::from(*g)).collect()
+        x.iter()
+            .zip(&gamma)
+            .map(|(x, g)| x / rms * f64::from(*g))
+            .collect()
     };
     for row in 0..rows {
         let range = row * 96..(row + 1) * 96;
@@ -38,7 +41,10 @@ fn the_rms_norm_and_its_gradient_are_the_formulas() {
                 let mut x = wide.clone();
                 x[column] += by;
                 let y = forward(&x);
-                y.iter().zip(&dy[range.clone()]).map(|(y, dy)| y * f64::from(*dy)).sum::<f64>()
+                y.iter()
+                    .zip(&dy[range.clone()])
+                    .map(|(y, dy)| y * f64::from(*dy))
+                    .sum::<f64>()
             };
             ((moved(1e-5) - moved(-1e-5)) / 2e-5) as f32
         };
@@ -55,7 +61,9 @@ fn rotation_keeps_lengths_and_turns_back() {
     let x = normal(1, 4 * 96);
     let memory = elements(&ops, &x);
     let positions = memory_of(&ops.gpu, &[0_u32, 3, 1, 3]).unwrap();
-    let table: Vec<f32> = (0..4 * 16).map(|i| (i / 16) as f32 * 100.0_f32.powf(-(i % 16) as f32 / 16.0)).collect();
+    let table: Vec<f32> = (0..4 * 16)
+        .map(|i| (i / 16) as f32 * 100.0_f32.powf(-(i % 16) as f32 / 16.0))
+        .collect();
     let angles = floats(&ops, &table);
     let turn = |direction: f32| {
         let args = [
@@ -72,6 +80,11 @@ fn rotation_keeps_lengths_and_turns_back() {
     let turned = turn(1.0);
     assert_eq!(turned[..96], x[..96]);
     let (a, b, angle) = (x[96 + 32 + 5], x[96 + 32 + 21], table[3 * 16 + 5]);
-    close("a pair", &[turned[96 + 32 + 5]], &[a * angle.cos() - b * angle.sin()], 1e-5);
+    close(
+        "a pair",
+        &[turned[96 + 32 + 5]],
+        &[a * angle.cos() - b * angle.sin()],
+        1e-5,
+    );
     close("turned back", &turn(-1.0), &x, 1e-5);
 }

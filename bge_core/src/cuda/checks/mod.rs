@@ -83,17 +83,29 @@ fn tolerance(storage: Storage) -> f32 {
 
 /// A dropout of three tenths, or none, and the identities of `count` rows.
 fn dropout(on: bool, count: usize) -> (Option<Dropout>, Vec<u64>) {
-    let identities = (0..count as u64).map(|i| (i / 7) << 32 | i % 7).collect();
+    let identities = (0..count as u64).map(|i| ((i / 7) << 32) | (i % 7)).collect();
     (Dropout::new(if on { 0.3 } else { 0.0 }, 99), identities)
 }
 
 #[test]
 fn storage_types_round_to_the_nearest_even() {
-    let values = [0.0, -1.5, 1.003_906_3, 1.011_718_8, 1e-30, 3.4e38, f32::INFINITY, f32::NAN];
+    let values = [
+        0.0,
+        -1.5,
+        1.003_906_3,
+        1.011_718_8,
+        1e-30,
+        3.4e38,
+        f32::INFINITY,
+        f32::NAN,
+    ];
     if let Some(ops) = machine(Storage::Bf16, 96, 3) {
         let want = values.map(|x| half::bf16::from_f32(x).to_f32());
         assert_eq!(
-            stored(&ops, &values).iter().map(|x| x.to_bits() >> 16).collect::<Vec<_>>(),
+            stored(&ops, &values)
+                .iter()
+                .map(|x| x.to_bits() >> 16)
+                .collect::<Vec<_>>(),
             want.iter().map(|x| x.to_bits() >> 16).collect::<Vec<_>>()
         );
     }

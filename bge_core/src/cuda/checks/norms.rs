@@ -54,7 +54,12 @@ fn compare(storage: Storage, width: usize, heads: usize, rows: usize, drop: bool
         .residual_norm(rows, &x, bias_memory.address(), &residual, on_gpu, places, true)
         .unwrap();
     let record = record.unwrap();
-    close(&what, &read_elements(&ops, out.address(), rows * width), &want.output, limit);
+    close(
+        &what,
+        &read_elements(&ops, out.address(), rows * width),
+        &want.output,
+        limit,
+    );
     let unit = read_elements(&ops, record.unit.address(), rows * width);
     close(&what, &unit, &want.unit, limit);
     let inverse: Vec<f32> = read_values(&ops.gpu, record.inverse_std.address(), rows).unwrap();
@@ -75,7 +80,12 @@ fn compare(storage: Storage, width: usize, heads: usize, rows: usize, drop: bool
         let masked = read_elements(&ops, masked.address(), rows * width);
         close(&what, &masked, &want, limit);
         let again = ops.dropout(rows, &elements(&ops, &d_sum), on_gpu).unwrap();
-        close(&what, &read_elements(&ops, again.address(), rows * width), &want, limit);
+        close(
+            &what,
+            &read_elements(&ops, again.address(), rows * width),
+            &want,
+            limit,
+        );
     }
     let got: Vec<f32> = read_values(&ops.gpu, sums.address(), 2 * width).unwrap();
     let want: Vec<f32> = d_gamma.iter().chain(&d_beta).map(|x| x + 1.0).collect();
@@ -137,8 +147,18 @@ fn embeddings_are_those_of_the_cpu() {
             .embed(tokens, addresses, row_memory.each_ref(), on_gpu, places, true)
             .unwrap();
         let NormRecord { unit, inverse_std } = record.unwrap();
-        close("output", &read_elements(&ops, out.address(), tokens * width), &want.output, 1e-5);
-        close("unit", &read_elements(&ops, unit.address(), tokens * width), &want.unit, 1e-5);
+        close(
+            "output",
+            &read_elements(&ops, out.address(), tokens * width),
+            &want.output,
+            1e-5,
+        );
+        close(
+            "unit",
+            &read_elements(&ops, unit.address(), tokens * width),
+            &want.unit,
+            1e-5,
+        );
         let inverse: Vec<f32> = read_values(&ops.gpu, inverse_std.address(), tokens).unwrap();
         close("inverse", &inverse, &want.inverse_std, 1e-5);
     }
@@ -151,7 +171,10 @@ fn columns_are_added_up_with_any_stride() {
     };
     for (rows, columns, stride) in [(1, 96, 96), (130, 96, 288), (64, 200, 200), (0, 96, 96)] {
         let x = normal(3, rows * stride);
-        let picked: Vec<f32> = x.chunks_exact(stride).flat_map(|row| row[..columns].to_vec()).collect();
+        let picked: Vec<f32> = x
+            .chunks_exact(stride)
+            .flat_map(|row| row[..columns].to_vec())
+            .collect();
         let mut want = vec![0.5; columns];
         linear::column_sums(&mut want, true, &picked);
         let (x, sums) = (elements(&ops, &x), floats(&ops, &vec![0.5; columns]));

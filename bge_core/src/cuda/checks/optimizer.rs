@@ -1,8 +1,8 @@
 //! The step of the optimizer and the norm against their formulas.
 
+use super::*;
 use crate::cuda::encoder::{Encoder, Sizes};
 use crate::cuda::optimizer::{Betas, Optimizer, Update};
-use super::*;
 use crate::nn::{Activation, ParamStore, tensor};
 
 /// An encoder without layers over tables of 96 columns, and a head of 3 numbers.
@@ -20,19 +20,24 @@ fn encoder(storage: Storage) -> Option<(Encoder, ParamStore)> {
     for name in ["embeddings.LayerNorm.bias", "embeddings.LayerNorm.weight"] {
         weights.insert(name.to_owned(), tensor(vec![1.0; 96], 96).unwrap());
     }
-    weights.insert("classifier.bias".to_owned(), tensor(vec![1.0, 2.0, 3.0], 3).unwrap());
+    weights.insert(
+        "classifier.bias".to_owned(),
+        tensor(vec![1.0, 2.0, 3.0], 3).unwrap(),
+    );
     let params = ParamStore::new(weights);
     let sizes = Sizes {
         width: 96,
         inner: 128,
         layers: 0,
-        heads: 3,
         activation: Activation::Gelu,
         eps: 1e-12,
         hidden_dropout: 0.1,
         attention_dropout: 0.1,
     };
-    Some((Encoder::new(ops.gpu, ops.variant, sizes, &params).unwrap(), params))
+    Some((
+        Encoder::new(ops.gpu, ops.variant, sizes, &params).unwrap(),
+        params,
+    ))
 }
 
 #[test]
@@ -54,13 +59,20 @@ fn a_step_is_the_formula_and_leaves_alone_what_takes_no_part() {
         .iter()
         .map(|(_, value, _)| crate::nn::read(value).unwrap().to_vec())
         .collect();
-    let gradients: Vec<Vec<f32>> = values.iter().enumerate().map(|(id, value)| normal(50 + id as u64, value.len())).collect();
+    let gradients: Vec<Vec<f32>> = values
+        .iter()
+        .enumerate()
+        .map(|(id, value)| normal(50 + id as u64, value.len()))
+        .collect();
     let live: Vec<bool> = (0..values.len()).map(|id| id != 2).collect();
     let moments: Vec<[Vec<f32>; 2]> = values
         .iter()
         .enumerate()
         .map(|(id, value)| {
-            let second = normal(90 + id as u64, value.len()).iter().map(|x| x * x).collect();
+            let second = normal(90 + id as u64, value.len())
+                .iter()
+                .map(|x| x * x)
+                .collect();
             [normal(70 + id as u64, value.len()), second]
         })
         .collect();

@@ -14,13 +14,21 @@ fn activations_are_those_of_the_cpu() {
             return;
         };
         let (rows, columns) = (7, 200);
-        let x = stored(&ops, &normal(1, rows * columns).iter().map(|x| x * 3.0).collect::<Vec<_>>());
+        let x = stored(
+            &ops,
+            &normal(1, rows * columns)
+                .iter()
+                .map(|x| x * 3.0)
+                .collect::<Vec<_>>(),
+        );
         let (bias, gradient) = (normal(2, columns), stored(&ops, &normal(3, rows * columns)));
         for kind in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let mut want = x.clone();
             kind.bias_and_apply(&mut want, &bias);
             let (x_memory, bias_memory) = (elements(&ops, &x), floats(&ops, &bias));
-            let out = ops.activate(rows, columns, &x_memory, bias_memory.address(), kind).unwrap();
+            let out = ops
+                .activate(rows, columns, &x_memory, bias_memory.address(), kind)
+                .unwrap();
             let got = read_elements(&ops, out.address(), rows * columns);
             close("activation", &got, &want, tolerance(storage));
             let biased: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + bias[i % columns]).collect();
@@ -36,7 +44,13 @@ fn activations_are_those_of_the_cpu() {
 }
 
 /// The vectors of texts, and the gradient of their tokens, written out.
-fn pooled(x: &[f32], gradient: &[f32], offsets: &[u32], width: usize, method: PoolingMethod) -> (Vec<f32>, Vec<f32>) {
+fn pooled(
+    x: &[f32],
+    gradient: &[f32],
+    offsets: &[u32],
+    width: usize,
+    method: PoolingMethod,
+) -> (Vec<f32>, Vec<f32>) {
     let (mut out, mut back) = (Vec::new(), vec![0.0; x.len()]);
     for (pair, gradient) in offsets.windows(2).zip(gradient.chunks_exact(width)) {
         let rows = match method {
@@ -45,10 +59,10 @@ fn pooled(x: &[f32], gradient: &[f32], offsets: &[u32], width: usize, method: Po
             PoolingMethod::Mean => pair[0]..pair[1],
         };
         let share = 1.0 / rows.len() as f32;
-        for column in 0..width {
+        for (column, gradient) in gradient.iter().enumerate() {
             let at = |row: u32| row as usize * width + column;
             out.push(rows.clone().map(|row| x[at(row)]).sum::<f32>() * share);
-            rows.clone().for_each(|row| back[at(row)] = gradient[column] * share);
+            rows.clone().for_each(|row| back[at(row)] = gradient * share);
         }
     }
     (out, back)
@@ -70,7 +84,9 @@ fn pooling_goes_to_the_vectors_and_back() {
             let out = ops.pool(3, &x_memory, &places, method).unwrap();
             let got: Vec<f32> = read_values(&ops.gpu, out.address(), 3 * 96).unwrap();
             close("vectors", &got, &want, 1e-5);
-            let back = ops.pool_backward([3, 20], &gradient_memory, &places, method).unwrap();
+            let back = ops
+                .pool_backward([3, 20], &gradient_memory, &places, method)
+                .unwrap();
             let got = read_elements(&ops, back.address(), 20 * 96);
             close("gradient", &got, &want_back, tolerance(storage));
         }
@@ -91,7 +107,13 @@ fn the_gradient_of_a_table_is_that_of_the_cpu() {
     };
     let tokens = 400;
     let of = |row: fn(u32) -> u32| -> Vec<u32> { (0..tokens).map(row).collect() };
-    for rows in [of(|_| 0), of(|t| t % 3), of(|t| 399 - t), of(|t| t * t % 37), Vec::new()] {
+    for rows in [
+        of(|_| 0),
+        of(|t| t % 3),
+        of(|t| 399 - t),
+        of(|t| t * t % 37),
+        Vec::new(),
+    ] {
         let gradient = normal(1, rows.len() * 96);
         let mut want = normal(2, 400 * 96);
         let table = floats(&ops, &want);
@@ -99,12 +121,16 @@ fn the_gradient_of_a_table_is_that_of_the_cpu() {
         let plan = Pieces::new(&rows);
         let partials = ops.floats(plan.partials * 96).unwrap();
         let [order, pieces, whole] =
-            [&plan.order, &plan.pieces, &plan.rows].map(|list| memory_of(&ops.gpu, list).unwrap());
+            [&plan.order, &plan.parts, &plan.rows].map(|list| memory_of(&ops.gpu, list).unwrap());
         let gradient = elements(&ops, &gradient);
         let args: [Arg; 5] = [&gradient, &order, &pieces, &table, &partials].map(Arg::from);
-        ops.gpu.launch("table_pieces", [plan.pieces.len() / 3, 1], &args).unwrap();
+        ops.gpu
+            .launch("table_pieces", [plan.parts.len() / 3, 1], &args)
+            .unwrap();
         let args: [Arg; 3] = [&partials, &whole, &table].map(Arg::from);
-        ops.gpu.launch("table_rows", [plan.rows.len() / 3, 1], &args).unwrap();
+        ops.gpu
+            .launch("table_rows", [plan.rows.len() / 3, 1], &args)
+            .unwrap();
         let got: Vec<f32> = read_values(&ops.gpu, table.address(), 400 * 96).unwrap();
         close("table", &got, &want, 1e-5);
     }

@@ -6,13 +6,7 @@
 //
 // q, k and v are rows of `stride` elements without their biases, which are added on the way to shared memory. A tile of a list
 // is (first token of the text, its length, first row of the tile within it). A block is one tile of one head; its threads
-// are 16 rows by 8 columns of small squares.
-
-#define ROWS 16
-#define COLUMNS 8
-#define PADDED ((HEAD + 3) / 4 * 4)
-#define PITCH (PADDED + 4) // 16-byte rows whose neighbours start in other banks
-#define PARTS ((PADDED + 31) / 32)
+// are 16 rows by 8 columns of small squares. Everything is f32 here.
 
 struct Tile {
     u32 start, length, first;
@@ -22,6 +16,22 @@ __device__ inline Tile tile_of(const u32 *tiles) {
     Tile tile = {tiles[blockIdx.x * 3], tiles[blockIdx.x * 3 + 1], tiles[blockIdx.x * 3 + 2]};
     return tile;
 }
+
+__device__ inline const float *head_bias(const float *bias) { return bias ? bias + blockIdx.y * HEAD : bias; }
+
+// The mask of a query's probabilities, as `Shape::mask` of the CPU.
+__device__ inline RowMask query_mask(Dropout dropout, const u64 *identities, u64 token) {
+    RowMask none = {0, 0};
+    return dropout.threshold ? row_mask(dropout, mix(identities[token]) + blockIdx.y) : none;
+}
+
+#if !MMA // there are the same kernels on tensor cores
+
+#define ROWS 16
+#define COLUMNS 8
+#define PADDED ((HEAD + 3) / 4 * 4)
+#define PITCH (PADDED + 4) // 16-byte rows whose neighbours start in other banks
+#define PARTS ((PADDED + 31) / 32)
 
 // Fills `capacity` rows of a tile from row `first` on: `rows` rows of a head, then zeros.
 __device__ inline void fill(float *tile, int capacity, const elem *x, u64 stride, u64 first, u32 rows, const float *bias) {
@@ -99,14 +109,6 @@ __device__ inline void write_row(elem *out, u64 at, float (&sums)[PARTS][4], flo
             int column = part * 32 + x * 4 + lane;
             if (column < HEAD) store(out, at + column, sums[part][lane] * scale);
         }
-}
-
-__device__ inline const float *head_bias(const float *bias) { return bias ? bias + blockIdx.y * HEAD : bias; }
-
-// The mask of a query's probabilities, as `Shape::mask` of the CPU.
-__device__ inline RowMask query_mask(Dropout dropout, const u64 *identities, u64 token) {
-    RowMask none = {0, 0};
-    return dropout.threshold ? row_mask(dropout, mix(identities[token]) + blockIdx.y) : none;
 }
 
 // Context `[T, WIDTH]` and log-denominators `[T, heads]`.
@@ -310,3 +312,5 @@ KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 
         write_row(dv, place, to_values[i], 1.0f);
     }
 }
+
+#endif
