@@ -448,3 +448,17 @@ impl FinetuneConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::cuda_number;
+
+    #[test]
+    fn names_of_cuda_devices_have_a_number() {
+        assert_eq!(cuda_number("cuda"), Some(0));
+        assert_eq!(cuda_number(" CUDA:3 "), Some(3));
+        for name in ["cpu", "cuda:", "cuda:x", "cuda0", "cuda:-1"] {
+            assert_eq!(cuda_number(name), None, "{name}");
+        }
+    }
+}

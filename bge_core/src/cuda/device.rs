@@ -104,7 +104,10 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     }
     let internal = |message: String| Error::new(ErrorKind::Internal, message);
     let stopped = |error: result::NvrtcError| {
-        let message = "NVRTC cannot compile the kernels";
+        let message = format!(
+            "NVRTC cannot compile the kernels for sm_{architecture}; a GPU needs the NVRTC of a CUDA version that knows it, or run \
+             with `--devices cpu`"
+        );
         Error::new(ErrorKind::Device, message).with_source(error)
     };
     let source = CString::new(SOURCE).map_err(|_| internal("the kernels hold a zero byte".to_owned()))?;
@@ -308,12 +311,12 @@ impl Gpu for Device {
         Ok(())
     }
 
-    /// cuBLAS has its matrices by columns: `outᵀ = bᵀ aᵀ`, whose row-major forms are those.
     #[expect(unsafe_code, reason = "cuBLAS is a C library")]
     fn product(&self, product: Product) -> Result<()> {
         use cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
-        let [m, n, k] = product.size;
-        if m == 0 || n == 0 || k == 0 {
+        let call = product.by_columns();
+        let [m, n, k] = call.size;
+        if call.size.contains(&0) {
             // Nothing to add; an output without any terms is never asked for.
             return Ok(());
         }
@@ -346,22 +349,22 @@ impl Gpu for Device {
         unsafe {
             cublas::result::gemm_ex(
                 *self.blas.handle(),
-                operation(product.b.transposed),
-                operation(product.a.transposed),
-                n as i32,
+                operation(call.first.transposed),
+                operation(call.second.transposed),
                 m as i32,
+                n as i32,
                 k as i32,
                 (&raw const one).cast(),
-                product.b.at as *const c_void,
+                call.first.at as *const c_void,
                 stored,
-                product.b.stride as i32,
-                product.a.at as *const c_void,
+                call.first.stride as i32,
+                call.second.at as *const c_void,
                 stored,
-                product.a.stride as i32,
+                call.second.stride as i32,
                 (&raw const beta).cast(),
-                product.out.at as *mut c_void,
+                call.out.at as *mut c_void,
                 out,
-                product.out.stride as i32,
+                call.out.stride as i32,
                 compute,
                 cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )

@@ -209,8 +209,9 @@ impl Gpu for Emulator {
 
     #[expect(unsafe_code, reason = "addresses")]
     fn product(&self, product: Product) -> Result<()> {
-        let matrices = [product.a, product.b, product.out];
-        let size = product.size.map(|x| x as u64);
+        let call = product.by_columns();
+        let matrices = [call.first, call.second, call.out];
+        let size = call.size.map(|x| x as u64);
         let places = matrices.map(|matrix| matrix.at);
         let strides = matrices.map(|matrix| matrix.stride as u64);
         let transposed = matrices.map(|matrix| u64::from(matrix.transposed));

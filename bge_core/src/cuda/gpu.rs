@@ -56,9 +56,9 @@ impl Memory {
         self.address
     }
 
-    /// The place `bytes` after the start.
+    /// The place `bytes` after the start; of memory for nothing, any.
     pub(crate) fn at(&self, bytes: usize) -> u64 {
-        debug_assert!(bytes <= self.bytes);
+        debug_assert!(bytes <= self.bytes || self.bytes == 0);
         self.address + bytes as u64
     }
 }
@@ -139,6 +139,29 @@ pub(crate) struct Product {
     /// Whether `out` is f32 and not of the storage type, which `a` and `b` have.
     pub(crate) wide: bool,
     pub(crate) add: bool,
+}
+
+/// The same as BLAS has it, whose matrices are by columns: `outᵀ [n, m] = first [n, k] × second [k, m]`, each transposed or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ByColumns {
+    /// n, m and k.
+    pub(crate) size: [usize; 3],
+    pub(crate) first: Matrix,
+    pub(crate) second: Matrix,
+    pub(crate) out: Matrix,
+}
+
+impl Product {
+    /// A matrix by rows is its transpose by columns, with the same stride: the factors change places, and nothing else.
+    pub(crate) fn by_columns(&self) -> ByColumns {
+        let [m, n, k] = self.size;
+        ByColumns {
+            size: [n, m, k],
+            first: self.b,
+            second: self.a,
+            out: self.out,
+        }
+    }
 }
 
 /// A GPU with the kernels of one model. Calls return before their work is done and are done in order.

@@ -9,16 +9,16 @@ fn nvrtc_compiles_every_kernel_for_every_architecture() {
         eprintln!("skipped: NVRTC is not there (a Python wheel has it: `pip install nvidia-cuda-nvrtc`)");
         return;
     }
-    let mut variants = Vec::new();
-    for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
-        for (width, heads) in [(384, 12), (1024, 16)] {
-            variants.push(Variant::new(storage, width, heads).unwrap());
-        }
-    }
-    variants.push(Variant::new(Storage::Bf16, 512, 4).unwrap());
-    variants.push(Variant::new(Storage::F32, 21, 3).unwrap());
-    for variant in variants {
-        for architecture in [80, 90] {
+    // Widths and heads of the BGE models, and those that take the way around the tensor cores.
+    for (storage, width, heads, architectures) in [
+        (Storage::F32, 1024, 16, [80, 90].as_slice()),
+        (Storage::Bf16, 384, 12, &[80, 90]),
+        (Storage::F16, 1024, 16, &[80]),
+        (Storage::Bf16, 512, 4, &[90]),
+        (Storage::F32, 21, 3, &[80]),
+    ] {
+        let variant = Variant::new(storage, width, heads).unwrap();
+        for &architecture in architectures {
             let code = compile(variant, architecture).unwrap();
             assert_eq!(
                 &code[..4],

@@ -1,7 +1,8 @@
 // Runs the kernels as C++: every thread of a block is a fiber, and blocks run one after another.
 //
-// A round runs every fiber to its next barrier, in turns from the first to the last and from the last to the first, so that a
-// missing barrier shows. A barrier that some threads do not reach, or another one than their neighbours, is an error.
+// A warp runs to its next barrier before another one goes on, its lanes together from shuffle to shuffle; the order of warps and
+// lanes turns round every time, so that a missing barrier shows. A barrier that some threads do not reach, or another one than
+// their neighbours, is an error.
 
 #include <cmath>
 #include <csetjmp>
@@ -14,7 +15,7 @@
 
 #define EMULATED 1
 #define __global__
-#define __device__
+#define __device__ static // what is inside must not be one for all libraries of a process
 #define __shared__ static
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(n)
@@ -108,6 +109,17 @@ static void emulated_resume(unsigned thread) {
     setcontext(&fiber.start);
 }
 
+// Runs a warp to the next barrier of the block, or to the end.
+static bool emulated_warp(unsigned first, unsigned turn) {
+    for (;; turn++) {
+        for (unsigned i = 0; i < 32; i++) emulated_resume(first + (turn % 2 ? 31 - i : i));
+        const EmulatedFiber *lanes = emulated_fibers + first;
+        for (unsigned i = 1; i < 32; i++)
+            if (lanes[i].done != lanes[0].done || (!lanes[0].done && lanes[i].waits_for != lanes[0].waits_for)) return false;
+        if (lanes[0].done || lanes[0].waits_for == 1) return true;
+    }
+}
+
 static bool emulated_block(unsigned turn) {
     for (EmulatedFiber &fiber : emulated_fibers) {
         if (!fiber.stack) fiber.stack = (char *)malloc(EMULATED_STACK);
@@ -118,11 +130,12 @@ static bool emulated_block(unsigned turn) {
         makecontext(&fiber.start, emulated_body, 0);
         fiber.started = fiber.done = false;
     }
+    const unsigned warps = EMULATED_THREADS / 32;
     for (;; turn++) {
-        for (unsigned i = 0; i < EMULATED_THREADS; i++) emulated_resume(turn % 2 ? EMULATED_THREADS - 1 - i : i);
-        for (EmulatedFiber &fiber : emulated_fibers)
-            if (fiber.done != emulated_fibers[0].done || (!fiber.done && fiber.waits_for != emulated_fibers[0].waits_for))
-                return false;
+        for (unsigned i = 0; i < warps; i++)
+            if (!emulated_warp((turn % 2 ? warps - 1 - i : i) * 32, turn)) return false;
+        for (const EmulatedFiber &fiber : emulated_fibers)
+            if (fiber.done != emulated_fibers[0].done) return false;
         if (emulated_fibers[0].done) return true;
     }
 }

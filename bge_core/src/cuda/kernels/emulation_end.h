@@ -24,17 +24,17 @@ extern "C" int emulated_launch(const char *name, unsigned x, unsigned y, void **
 extern "C" void emulated_copy(u64 to, u64 from, u64 bytes) { memcpy((void *)to, (const void *)from, bytes); }
 extern "C" void emulated_zero(u64 at, u64 bytes) { memset((void *)at, 0, bytes); }
 
-// What cuBLAS does.
+// What `cublasGemmEx` does: all matrices are by columns, and element (row, column) of one lies at `column * stride + row`.
 extern "C" void emulated_product(const u64 *size, const u64 *places, const u64 *strides, const u64 *transposed, u64 wide,
                                  u64 add) {
     const elem *a = (const elem *)places[0], *b = (const elem *)places[1];
-    for (u64 i = 0; i < size[0]; i++)
-        for (u64 j = 0; j < size[1]; j++) {
+    for (u64 column = 0; column < size[1]; column++)
+        for (u64 row = 0; row < size[0]; row++) {
             float sum = 0.0f;
             for (u64 k = 0; k < size[2]; k++)
-                sum += load(a, transposed[0] ? k * strides[0] + i : i * strides[0] + k) *
-                       load(b, transposed[1] ? j * strides[1] + k : k * strides[1] + j);
-            u64 at = i * strides[2] + j;
+                sum += load(a, transposed[0] ? row * strides[0] + k : k * strides[0] + row) *
+                       load(b, transposed[1] ? k * strides[1] + column : column * strides[1] + k);
+            u64 at = column * strides[2] + row;
             if (wide) {
                 float *out = (float *)places[2];
                 out[at] = add ? out[at] + sum : sum;
