@@ -22,20 +22,22 @@ BGE_TEST_DEVICE=$device cargo test --release -p bge_core --features cuda --lib -
 
 cargo build --release -p bge_core --features cuda
 bge=${CARGO_TARGET_DIR:-target}/release/bge
-flags=(--model_name_or_path "$model" --train_data "$data" --devices "$device" --per_device_train_batch_size 8
-    --learning_rate 2e-5 --logging_steps 1 --overwrite_output_dir)
+flags=(--model_name_or_path "$model" --train_data "$data" --per_device_train_batch_size 8 --learning_rate 2e-5 --logging_steps 1
+    --max_steps 20)
 
 echo "=== the loss of 20 steps, on the CPU and on the GPU"
 for where in cpu "$device"; do
-    "$bge" finetune encoder_only.base "${flags[@]}" --devices "$where" --max_steps 20 --save_strategy no \
+    "$bge" finetune encoder_only.base "${flags[@]}" --devices "$where" --save_strategy no --overwrite_output_dir \
         --output_dir "$out/loss-${where/:/-}" --json | tail -1 | tee "$out/loss-${where/:/-}.json"
 done
 
 echo "=== a run that stops after 10 steps and goes on has the weights of one that does not"
-"$bge" finetune encoder_only.base "${flags[@]}" --max_steps 20 --save_strategy steps --save_steps 10 --output_dir "$out/whole"
+halves=(--devices "$device" --save_strategy steps --save_steps 10)
+rm -rf "$out/whole" "$out/halves"
+"$bge" finetune encoder_only.base "${flags[@]}" "${halves[@]}" --output_dir "$out/whole"
 cp -r "$out/whole" "$out/halves"
 rm -rf "$out/halves/checkpoint-20" "$out/halves/model.safetensors"
-"$bge" finetune encoder_only.base "${flags[@]}" --max_steps 20 --save_strategy steps --save_steps 10 --output_dir "$out/halves" \
+"$bge" finetune encoder_only.base "${flags[@]}" "${halves[@]}" --output_dir "$out/halves" \
     --resume_from_checkpoint "$out/halves/checkpoint-10"
 cmp "$out/whole/model.safetensors" "$out/halves/model.safetensors" && echo "the same bytes"
 

@@ -409,7 +409,7 @@ impl FinetuneConfig {
         }
         findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
-        if ranks > 1 && on_gpu(&training.devices) {
+        if training.nproc_per_node.is_some_and(|ranks| ranks > 1) && on_gpu(&training.devices) {
             let message = "a GPU trains as one rank; leave it out";
             findings.error("config.unsupported", "nproc_per_node", message);
         }

@@ -56,7 +56,7 @@ fn check_libraries() -> Result<()> {
         ]
     };
     let names = [
-        "the NVIDIA driver (libcuda)",
+        "NVIDIA driver (libcuda)",
         "NVRTC (libnvrtc)",
         "cuBLAS (libcublas)",
     ];
@@ -71,9 +71,9 @@ fn check_libraries() -> Result<()> {
     }
     bail!(
         Device,
-        "no CUDA device can be used, as {} cannot be loaded; install it or name its folder in LD_LIBRARY_PATH, or run with \
+        "no CUDA device can be used, as there is no {}; install what is missing or name its folder in LD_LIBRARY_PATH, or run with \
          `--devices cpu`",
-        missing.join(" and ")
+        missing.join(", no ")
     )
 }
 

@@ -76,20 +76,16 @@ static float __shfl_xor_sync(unsigned, float x, int lane) {
 // mma.m16n8k16 within each warp, by the PTX manual's places of the elements; `value` reads 16 bits.
 template <class Value>
 static void emulated_mma(float (&sums)[4], const unsigned (&a)[4], unsigned b_low, unsigned b_high, Value value) {
-    static unsigned fragments[EMULATED_THREADS][6];
-    unsigned *own = fragments[threadIdx.x];
-    memcpy(own, a, sizeof a);
-    own[4] = b_low;
-    own[5] = b_high;
+    static float fragments[EMULATED_THREADS][12]; // both halves of the registers of a, then of b
+    const unsigned registers[6] = {a[0], a[1], a[2], a[3], b_low, b_high};
+    for (unsigned i = 0; i < 12; i++) fragments[threadIdx.x][i] = value((unsigned short)(registers[i / 2] >> i % 2 * 16));
     emulated_wait(4);
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x - lane;
     for (unsigned i = 0; i < 4; i++) {
         unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (unsigned k = 0; k < 16; k++) {
-            unsigned left = fragments[warp + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            unsigned right = fragments[warp + column * 4 + k % 8 / 2][4 + k / 8];
-            sums[i] += value((unsigned short)(left >> k % 2 * 16)) * value((unsigned short)(right >> k % 2 * 16));
-        }
+        for (unsigned k = 0; k < 16; k++)
+            sums[i] += fragments[warp + row % 8 * 4 + k % 8 / 2][(row / 8 + k / 8 * 2) * 2 + k % 2] *
+                       fragments[warp + column * 4 + k % 8 / 2][8 + k / 8 * 2 + k % 2];
     }
     emulated_wait(5);
 }
