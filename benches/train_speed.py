@@ -2,12 +2,13 @@
 
 usage: python benches/train_speed.py --bge target/release/bge --model DIR --train_data FILE... --corpus corpus.jsonl
        [--module encoder_only.base|encoder_only.m3] [--pairs 5] [--steps 23] [--threads 2] [--batch 16] [--group 8] [--query_max_len 64] [--passage_max_len 256] [--pooling mean]
-       [--json FILE] [--only ours|peer] [-- more flags for both]
+       [--device cuda:0] [--json FILE] [--only ours|peer] [-- more flags for both]
 
 Run it with the Python of benches/peer_setup.sh. Each run is a process of its own on the first --threads cores. A rate is the
 median over the steps of real (unpadded) tokens per second; the peer's first three steps are left out. The peer's step is timed in two ways:
 `step`, from the end of one optimizer step to the end of the next, as ours is, and `forward_backward`, only its model and
 gradients, without tokenizing, collating and the optimizer. Both ratios are printed; the second one favours the peer.
+With --device both train on that GPU, ours from a build with the feature `cuda`.
 For encoder_only.m3, make_m3.py makes a model with BGE-M3's heads and vocabulary.
 """
 
@@ -99,6 +100,7 @@ def main():
     ap.add_argument("--query_max_len", type=int, default=64)
     ap.add_argument("--passage_max_len", type=int, default=256)
     ap.add_argument("--pooling", default="mean")
+    ap.add_argument("--device", help="a GPU, as cuda:0; the CPU without")
     ap.add_argument("--only", choices=["ours", "peer"])
     ap.add_argument("--json")
     a = ap.parse_args(words)
@@ -112,10 +114,11 @@ def main():
         for i in range(a.pairs):
             row = {}
             if a.only != "peer":
-                row["ours"] = ours(a.bge, a.module, flags, os.path.join(work, f"ours{i}"), a.threads)
+                own = [*flags, "--devices", a.device] if a.device else flags
+                row["ours"] = ours(a.bge, a.module, own, os.path.join(work, f"ours{i}"), a.threads)
             if a.only != "ours":
                 extra = ["--output_dir", os.path.join(work, f"peer{i}"), "--cache_path", os.path.join(work, "cache"), "--logging_steps", "1000000",
-                         "--report_to", "none", "--use_cpu", "True", "--disable_tqdm", "True", "--dataloader_pin_memory", "False"]  # fmt: skip
+                         "--report_to", "none", "--use_cpu", str(not a.device), "--disable_tqdm", "True", "--dataloader_pin_memory", "False"]  # fmt: skip
                 text, peak = sidebyside.run([sys.executable, os.path.abspath(__file__), "--child", a.module, str(a.threads), "--", *flags, *extra], a.threads)
                 row["peer"] = {**sidebyside.last_json(text), "peak_mib": peak}
             rounds.append(row)

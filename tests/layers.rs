@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["planner"],
     &["tokenize"],
     &["nn"],
+    &["cuda"],
     &["models"],
     &["inference", "search", "loss", "optim", "distributed"],
     &["distillation", "evaluation", "mining"],
@@ -394,7 +395,7 @@ fn no_banned_crate_is_locked() {
 }
 
 #[test]
-fn no_default_feature_needs_faiss_or_mpi() {
+fn no_default_feature_needs_faiss_mpi_or_cuda() {
     for member in ["bge_core", "tests", "examples/rust"] {
         let manifest = toml(&workspace().join(member).join("Cargo.toml"));
         let Some(features) = manifest.get("features").and_then(|features| features.as_table()) else {
@@ -408,7 +409,7 @@ fn no_default_feature_needs_faiss_or_mpi() {
             names.extend(brought.map(str::to_owned));
             next += 1;
         }
-        for heavy in ["faiss", "mpi"] {
+        for heavy in ["faiss", "mpi", "cuda"] {
             assert!(
                 names.iter().all(|name| !name.contains(heavy)),
                 "{member} needs {heavy} by default: {names:?}"

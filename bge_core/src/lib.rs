@@ -43,6 +43,8 @@
 //! - Files are written beside their place and then renamed ([`files`]): a crash leaves the old one or the new one.
 
 pub mod config;
+#[cfg(all(feature = "model", any(feature = "cuda", test)))]
+mod cuda;
 pub mod data;
 #[cfg(feature = "model")]
 pub mod distillation;

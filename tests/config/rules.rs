@@ -204,6 +204,11 @@ fn what_this_build_cannot_do_is_refused_or_said() {
         "config.unsupported",
     );
     refused("--devices cuda:0", "devices", "config.unsupported");
+    let issues = check("--devices cuda").unwrap_err();
+    assert!(
+        issues[0].message.contains("--features bge_core/cuda"),
+        "{issues:#?}"
+    );
     refused(
         "--devices cpu cpu --nproc_per_node 3",
         "nproc_per_node",
@@ -219,6 +224,7 @@ fn what_this_build_cannot_do_is_refused_or_said() {
     check("--devices cpu").unwrap();
     warned("--fp16", "fp16");
     warned("--bf16", "bf16");
+    warned("--tf32 True", "tf32");
     warned("--use_fast_tokenizer False", "use_fast_tokenizer");
     warned("--small_threshold 5", "small_threshold");
 }

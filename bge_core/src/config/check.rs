@@ -148,17 +148,34 @@ impl Findings {
     pub(super) fn devices(&mut self, devices: &[String]) {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
-            if name != "cpu" && name != "cpu:0" {
-                let message = format!("this build computes on `cpu`, got {}", shown_text(device));
-                self.error("config.unsupported", "devices", message);
+            let cuda = cuda_number(&name).is_some();
+            if name == "cpu" || name == "cpu:0" || cuda && cfg!(feature = "cuda") {
+                continue;
             }
+            let hint = if cuda {
+                "; for an NVIDIA GPU, build it with `--features bge_core/cuda`"
+            } else if cfg!(feature = "cuda") {
+                "; a GPU is `cuda` or `cuda:N`"
+            } else {
+                ""
+            };
+            let message = format!("this build computes on `cpu`, got {}{hint}", shown_text(device));
+            self.error("config.unsupported", "devices", message);
+        }
+        if devices.len() > 1 && on_gpu(devices) {
+            let message =
+                "one GPU at a time; several, or one beside the processor, do not train together yet";
+            self.error("config.unsupported", "devices", message);
         }
     }
 
-    /// Says once that reduced precision is not used.
-    pub(super) fn precision(&mut self, fp16: (&str, bool), bf16: (&str, bool)) {
-        for (field, wanted) in [fp16, bf16] {
-            if wanted {
+    /// Says once that reduced precision is not used, where it is not.
+    pub(super) fn precision(&mut self, wanted: &[(&str, bool)], devices: &[String]) {
+        if on_gpu(devices) {
+            return;
+        }
+        for (field, wanted) in wanted {
+            if *wanted {
                 let message = "ignored: on the CPU everything is computed in f32, which is at least as exact";
                 self.warning("config.precision", field, message);
             }
@@ -181,6 +198,19 @@ impl Findings {
             warnings: self.0,
         })
     }
+}
+
+/// The number of the CUDA device that a name means: `cuda` is `cuda:0`.
+pub(crate) fn cuda_number(name: &str) -> Option<usize> {
+    match name.trim().to_ascii_lowercase().strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
+    }
+}
+
+/// Whether the devices are GPUs that this build can use.
+fn on_gpu(devices: &[String]) -> bool {
+    cfg!(feature = "cuda") && devices.iter().any(|name| cuda_number(name).is_some())
 }
 
 /// Applies upstream's readings to settings that were built in code rather than parsed.
@@ -358,10 +388,19 @@ impl FinetuneConfig {
                 "at most one of `fp16` and `bf16` can be True",
             );
         } else {
-            findings.precision(("fp16", training.fp16), ("bf16", training.bf16));
+            let wanted = [
+                ("fp16", training.fp16),
+                ("bf16", training.bf16),
+                ("tf32", training.tf32),
+            ];
+            findings.precision(&wanted, &training.devices);
         }
         findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
+        if training.nproc_per_node.is_some_and(|ranks| ranks > 1) && on_gpu(&training.devices) {
+            let message = "a GPU trains as one rank; leave it out";
+            findings.error("config.unsupported", "nproc_per_node", message);
+        }
         findings.count(
             "nproc_per_node",
             training.nproc_per_node.unwrap_or(ranks),
@@ -394,6 +433,20 @@ impl FinetuneConfig {
                 );
                 findings.error("config.unknown_flag", field.name, message);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cuda_number;
+
+    #[test]
+    fn names_of_cuda_devices_have_a_number() {
+        assert_eq!(cuda_number("cuda"), Some(0));
+        assert_eq!(cuda_number(" CUDA:3 "), Some(3));
+        for name in ["cpu", "cuda:", "cuda:x", "cuda0", "cuda:-1"] {
+            assert_eq!(cuda_number(name), None, "{name}");
         }
     }
 }

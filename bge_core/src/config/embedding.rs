@@ -43,13 +43,13 @@ arguments! {
         /// Texts encoded together.
         batch_size: usize = 256;
         /// The devices to use: `cpu cpu` is two groups of threads that share the processor and work on a batch each. If
-        /// not given, every thread has its own batch.
+        /// not given, every thread has its own batch. A build with the feature `cuda` also takes one `cuda:N`.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;
-        /// Half precision. On the CPU vectors are computed in f32, which is at least as exact.
+        /// Half precision on a GPU. On the CPU vectors are computed in f32, which is at least as exact.
         use_fp16: bool = false;
-        /// Brain-float precision. On the CPU vectors are computed in f32, which is at least as exact.
+        /// Brain-float precision on a GPU. On the CPU vectors are computed in f32, which is at least as exact.
         use_bf16: bool = false;
     }
     aliases {

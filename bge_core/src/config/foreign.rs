@@ -264,7 +264,6 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("tpu_num_cores", Takes::One, LAUNCHER),
     ignored("tpu_metrics_debug", Takes::Switch, LAUNCHER),
     // Precision and speed.
-    ignored("tf32", Takes::One, F32),
     ignored("fp16_opt_level", Takes::One, F32),
     ignored("fp16_backend", Takes::One, F32),
     ignored("half_precision_backend", Takes::One, F32),

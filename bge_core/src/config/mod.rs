@@ -32,6 +32,8 @@ mod training;
 mod tree;
 pub(crate) mod unknown;
 
+#[cfg(feature = "cuda")]
+pub(crate) use check::cuda_number;
 pub use check::{Checked, CheckedConfig};
 pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy, TextRole};
 pub use data::DataArguments;

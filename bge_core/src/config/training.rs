@@ -91,17 +91,20 @@ arguments! {
         data_seed: Option<u64> = None;
 
         ["machine"]
-        /// Half precision. On the CPU training is done in f32, which is at least as exact.
+        /// Half precision on a GPU, with dynamic loss scaling. On the CPU training is done in f32, which is at least as exact.
         fp16: bool = false;
-        /// Brain-float precision. On the CPU training is done in f32, which is at least as exact.
+        /// Brain-float precision on a GPU. On the CPU training is done in f32, which is at least as exact.
         bf16: bool = false;
+        /// On a GPU, products of f32 whose factors are rounded to 10 bits.
+        tf32: bool = false;
         /// Save memory by computing activations a second time in the backward pass.
         gradient_checkpointing: bool = false;
         /// Leave out an epoch's last batch if it is not full.
         dataloader_drop_last: bool = false;
         /// Worker processes of upstream's loader. Batches are made by the threads of this process, so it changes nothing.
         dataloader_num_workers: usize = 0;
-        /// The devices to train on, one rank on each: `cpu cpu` is two ranks that share the processor. One if not given.
+        /// The devices to train on, one rank on each: `cpu cpu` is two ranks that share the processor. A build with the feature
+        /// `cuda` also takes one `cuda:N`. The processor if not given.
         devices: Vec<String> = Vec::new(), ours;
         /// The ranks that share a step, as torchrun's flag: each takes `per_device_train_batch_size` queries and a part of the
         /// processor's threads. The number of `devices` if not given.

@@ -77,6 +77,13 @@ impl Embedder {
         tokenizer: Tokenizer,
         arguments: &EmbedArguments,
     ) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        let model = {
+            let half = [arguments.use_fp16, arguments.use_bf16];
+            let mut model = model;
+            model.place(crate::models::Placement::of(&arguments.devices, half, false))?;
+            model
+        };
         let mut notes = Vec::new();
         let mut note = |message: String| notes.push(Issue::new("model.assumed", Severity::Info, message));
         check_vocabulary_rows(&tokenizer, model.config().vocab_size, &folder.path)?;

@@ -58,6 +58,21 @@ impl Encoder {
             .map_err(|error| error.with_path(&folder.path))
     }
 
+    /// Computes where the settings say; one that computes on a GPU stays there.
+    #[cfg(feature = "cuda")]
+    pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
+        match (self, placement) {
+            (_, None) => Ok(()),
+            (Self::Bert(bert), Some(placement)) if bert.gpu().is_none() => bert.move_to_cuda(placement),
+            (Self::Bert(_), Some(_)) => Ok(()),
+            #[cfg(feature = "zoo")]
+            (Self::Zoo(_), Some(_)) => crate::error::bail!(
+                Unsupported,
+                "this architecture does not run on a GPU; use `--devices cpu`"
+            ),
+        }
+    }
+
     pub(super) fn config(&self) -> &EncoderConfig {
         match self {
             Self::Bert(bert) => bert.config(),
@@ -102,6 +117,20 @@ impl Scorer {
         CrossEncoder::open(&folder.path)
             .map(Self::CrossEncoder)
             .map_err(|error: Error| error.with_path(&folder.path))
+    }
+
+    /// Computes where the settings say.
+    #[cfg(feature = "cuda")]
+    pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
+        match (self, placement) {
+            (_, None) => Ok(()),
+            (Self::CrossEncoder(model), Some(placement)) => model.encoder_mut().move_to_cuda(placement),
+            #[cfg(feature = "zoo")]
+            (Self::Zoo(_), Some(_)) => crate::error::bail!(
+                Unsupported,
+                "this architecture does not run on a GPU; use `--devices cpu`"
+            ),
+        }
     }
 
     pub(super) fn config(&self) -> &EncoderConfig {

@@ -115,6 +115,15 @@ impl M3Embedder {
         let tokenizer = Tokenizer::open(&folder.path)?;
         let special = tokenizer.special_tokens().without_words();
         let model = M3::open(&folder)?;
+        #[cfg(feature = "cuda")]
+        let model = {
+            let half = [arguments.use_fp16, arguments.use_bf16];
+            let mut model = model;
+            if let Some(placement) = crate::models::Placement::of(&arguments.devices, half, false) {
+                model.encoder_mut().move_to_cuda(placement)?;
+            }
+            model
+        };
         if let (Some(dim), Some(width)) = (arguments.truncate_dim, model.colbert_dim())
             && dim > width
         {

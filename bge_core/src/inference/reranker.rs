@@ -63,6 +63,13 @@ impl Reranker {
         refuse_llm_class(arguments)?;
         refuse_decoder(folder)?;
         let model = Scorer::open(&ModelFolder::open_to_run(folder)?)?;
+        #[cfg(feature = "cuda")]
+        let model = {
+            let half = [arguments.use_fp16, arguments.use_bf16];
+            let mut model = model;
+            model.place(crate::models::Placement::of(&arguments.devices, half, false))?;
+            model
+        };
         let tokenizer = Tokenizer::open(folder)?;
         check_vocabulary_rows(&tokenizer, model.config().vocab_size, folder)?;
         let positions = model.config().max_tokens();

@@ -32,6 +32,10 @@ pub struct BatchLimits {
     pub groups: usize,
 }
 
+/// Tokens at most on a GPU, which has other caches and more to keep busy.
+#[cfg(feature = "cuda")]
+const GPU_TOKENS: usize = 1 << 16;
+
 impl Default for BatchLimits {
     /// Upstream's 256 texts; 4,096 tokens keep activations near the caches and buffers of a size that is used again.
     fn default() -> Self {
@@ -53,6 +57,15 @@ pub fn encode_tokens(
     limits: BatchLimits,
     progress: impl FnMut(usize),
 ) -> Result<Vectors> {
+    #[cfg(feature = "cuda")]
+    let limits = match model.gpu() {
+        Some(_) => BatchLimits {
+            tokens: limits.tokens.max(GPU_TOKENS),
+            groups: 1,
+            ..limits
+        },
+        None => limits,
+    };
     let width = model.config().hidden_size;
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
     let mut data = vec![0.0_f32; tokens.len() * dim];
@@ -142,7 +155,11 @@ pub(super) fn in_batches<T: Send>(
 impl BatchLimits {
     /// The groups of the devices that settings name; one device leaves it to the threads.
     pub(super) fn groups(devices: &[String]) -> usize {
-        if devices.len() > 1 { devices.len() } else { 0 }
+        match devices {
+            [one] if !one.trim().to_ascii_lowercase().starts_with("cpu") => 1, // a GPU does one thing at a time
+            [] | [_] => 0,
+            several => several.len(),
+        }
     }
 
     /// The limits where so many batches run at once: together they keep about as many tokens in memory as two would, and each has

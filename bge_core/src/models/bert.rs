@@ -11,20 +11,9 @@ use super::pooling::{pool, pool_backward};
 use crate::config::PoolingMethod;
 use crate::error::{Result, bail};
 use crate::nn::{
-    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate,
+    Attention, AttentionRecord, DropoutPlan, Embeddings, EmbeddingsRecord, Gradients, Intermediate, Keep,
     ParamStore, Part, ResidualNorm, ResidualNormRecord, TableSizes, Watcher,
 };
-
-/// What a forward pass keeps for the backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: inference, and the first pass of GradCache.
-    Nothing,
-    /// Each layer's input; the rest is computed again in the backward (`gradient_checkpointing`).
-    Inputs,
-    /// Everything.
-    All,
-}
 
 /// A BERT or XLM-RoBERTa encoder over flat batches.
 #[derive(Clone, Debug)]
@@ -35,6 +24,9 @@ pub struct Bert {
     layers: Vec<Layer>,
     /// Who must know which part runs.
     watcher: Option<Arc<dyn Watcher>>,
+    /// The encoder that computes in the place of this one.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) gpu: Option<Arc<crate::cuda::Encoder>>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,9 +41,24 @@ struct Layer {
 
 /// What [`Bert::backward`] needs.
 #[derive(Debug)]
-pub struct BertRecord {
-    embeddings: EmbeddingsRecord,
-    layers: Vec<LayerRecord>,
+pub struct BertRecord(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    Host {
+        embeddings: EmbeddingsRecord,
+        layers: Vec<LayerRecord>,
+    },
+    #[cfg(any(feature = "cuda", test))]
+    Gpu(Box<crate::cuda::Record>),
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl BertRecord {
+    /// What an encoder on a GPU kept.
+    pub(super) fn on_gpu(record: crate::cuda::Record) -> Self {
+        Self(Kept::Gpu(Box::new(record)))
+    }
 }
 
 #[derive(Debug)]
@@ -202,6 +209,8 @@ impl Bert {
             embeddings,
             layers,
             watcher: None,
+            #[cfg(any(feature = "cuda", test))]
+            gpu: None,
         })
     }
 
@@ -238,6 +247,14 @@ impl Bert {
         keep: Keep,
         dropout: Option<u64>,
     ) -> Result<(Tensor, Option<BertRecord>)> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            let outcome = match rows {
+                Rows::All => crate::cuda::Outcome::Hidden,
+                Rows::First => crate::cuda::Outcome::First,
+            };
+            return super::gpu::forward(gpu, batch, outcome, keep, dropout);
+        }
         let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
             key,
@@ -264,11 +281,12 @@ impl Bert {
             }
             self.leave(Part::Layer(index))?;
         }
-        let record = (keep != Keep::Nothing).then_some(BertRecord { embeddings, layers });
+        let record = (keep != Keep::Nothing).then_some(BertRecord(Kept::Host { embeddings, layers }));
         Ok((x, record))
     }
 
-    /// Adds the gradient of every trainable weight, from the gradient of the hidden states `[T, D]`.
+    /// Adds the gradient of every trainable weight, from the gradient of the hidden states `[T, D]`. An encoder on a GPU keeps
+    /// its gradients there.
     ///
     /// `batch` and `dropout` are those of the forward that made `record`; the record is freed layer by layer.
     pub fn backward(
@@ -292,15 +310,16 @@ impl Bert {
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<()> {
+        let (embeddings, mut layers) = match record.0 {
+            Kept::Host { embeddings, layers } => (embeddings, layers),
+            #[cfg(any(feature = "cuda", test))]
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, &d_hidden),
+        };
         let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
             key,
             tokens: batch.identities(),
         });
-        let BertRecord {
-            embeddings,
-            mut layers,
-        } = record;
         let mut gradient = d_hidden;
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let part = Part::Layer(index);
@@ -384,6 +403,11 @@ impl Bert {
         keep: Keep,
         dropout: Option<u64>,
     ) -> Result<(Tensor, Option<BertRecord>)> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            let outcome = crate::cuda::Outcome::Pooled(pooling);
+            return super::gpu::forward(gpu, batch, outcome, keep, dropout);
+        }
         let rows = Rows::of(pooling);
         let (hidden, record) = self.forward_rows(batch, rows, keep, dropout)?;
         let vectors = match rows {
@@ -405,12 +429,26 @@ impl Bert {
         dropout: Option<u64>,
         grads: &mut Gradients,
     ) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        let record = match record.0 {
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, d_vectors),
+            host @ Kept::Host { .. } => BertRecord(host),
+        };
         let rows = Rows::of(pooling);
         let gradient = match rows {
             Rows::All => pool_backward(pooling, d_vectors, batch.offsets())?,
             Rows::First => d_vectors.clone(),
         };
         self.backward_rows(batch, rows, record, gradient, dropout, grads)
+    }
+
+    /// The backward of what ran on the GPU, whose gradients stay there.
+    #[cfg(any(feature = "cuda", test))]
+    fn backward_on_gpu(&self, batch: &Batch, record: crate::cuda::Record, gradient: &Tensor) -> Result<()> {
+        match &self.gpu {
+            Some(gpu) => super::gpu::backward(gpu, batch, record, gradient),
+            None => bail!(Internal, "this record is that of an encoder on a GPU"),
+        }
     }
 
     /// What the layer of this index sees: only the last one computes fewer rows.

@@ -7,13 +7,13 @@ use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::batch::Batch;
-use super::bert::{Bert, BertRecord, Keep, Rows};
+use super::bert::{Bert, BertRecord, Rows};
 use super::config::{EncoderConfig, Family};
 use super::folder::ModelFolder;
 use super::weights::read_weights_and;
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::{Issue, Severity};
-use crate::nn::{DropoutPlan, Gradients, ParamStore, ScoreHead, ScoreHeadRecord, Watcher};
+use crate::nn::{DropoutPlan, Gradients, Keep, ParamStore, ScoreHead, ScoreHeadRecord, Watcher};
 use crate::random::{Draws, Stream, key};
 
 /// `BertForSequenceClassification`, `XLMRobertaForSequenceClassification` and the latter's relatives, with one label.
@@ -107,6 +107,11 @@ impl CrossEncoder {
     /// The encoder; its weights include those of the head.
     pub fn encoder(&self) -> &Bert {
         &self.encoder
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn encoder_mut(&mut self) -> &mut Bert {
+        &mut self.encoder
     }
 
     /// The configuration it was built from.

@@ -144,6 +144,11 @@ impl M3 {
         &self.encoder
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn encoder_mut(&mut self) -> &mut Bert {
+        &mut self.encoder
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         self.encoder.config()

@@ -2,10 +2,14 @@
 
 mod batch;
 mod bert;
+#[cfg(test)]
+pub(crate) mod checks;
 mod config;
 mod cross_encoder;
 mod fingerprint;
 mod folder;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
 pub mod hub;
 mod m3;
 mod merge;
@@ -17,12 +21,14 @@ pub(crate) mod weights;
 pub mod zoo;
 
 pub use batch::Batch;
-pub use bert::{Bert, BertRecord, Keep};
+pub use bert::{Bert, BertRecord};
 pub use config::{EncoderConfig, Family};
 pub(crate) use cross_encoder::read_cross_encoder_weights;
 pub use cross_encoder::{CrossEncoder, CrossEncoderRecord};
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::Placement;
 pub use m3::{HeadVectors, Heads, M3, normalize_rows, normalize_rows_backward};
 pub(crate) use m3::{has_heads, read_m3_weights};
 pub use merge::Merger;
@@ -30,3 +36,5 @@ pub use pooling::{pool, pool_backward};
 pub(crate) use save::write_json;
 pub use save::{SentenceSettings, save_cross_encoder, save_m3, save_model};
 pub use weights::read_weights;
+
+pub use crate::nn::Keep;

@@ -28,6 +28,17 @@ pub(crate) use tensors::{held, put_back, read, take_out, tensor, update};
 
 use ops::dropout::Dropout;
 
+/// What a forward pass keeps for the backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: inference, and the first pass of GradCache.
+    Nothing,
+    /// Each layer's input; the rest is computed again in the backward (`gradient_checkpointing`).
+    Inputs,
+    /// Everything.
+    All,
+}
+
 /// What a forward pass should do besides computing: which dropout, and for which tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct DropoutPlan<'a> {

@@ -275,6 +275,31 @@ impl AdamW {
             });
     }
 
+    /// What a GPU must know to update a parameter that was counted.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn gpu_update(&self, parameter: usize, lr: f64) -> crate::cuda::Update {
+        let (decay, steps) = (self.parameters[parameter].decay, self.steps[parameter]);
+        let scalars = Scalars::new(&self.config, decay, steps, lr, 1.0);
+        crate::cuda::Update {
+            keep: scalars.keep,
+            root_correction: scalars.root_correction,
+            step: scalars.step,
+        }
+    }
+
+    /// What a GPU must know of all parameters.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn gpu_betas(&self) -> crate::cuda::Betas {
+        let scalars = Scalars::new(&self.config, false, 1, 0.0, 1.0);
+        crate::cuda::Betas {
+            beta1: scalars.beta1,
+            take1: scalars.take1,
+            beta2: scalars.beta2,
+            take2: scalars.take2,
+            epsilon: scalars.epsilon,
+        }
+    }
+
     /// First and second moments of all stretches, one after another.
     pub(crate) fn moments(&self) -> [&[f32]; 2] {
         [&self.first, &self.second]

@@ -17,10 +17,14 @@
 mod batch;
 mod callback;
 mod checkpoint;
+#[cfg(test)]
+mod checks;
 mod embed;
 mod evaluator;
 mod feed;
 mod forecast;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
 mod heads;
 mod joined;
 mod objective;

@@ -73,6 +73,15 @@ impl Objective {
         }
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn encoder_mut(&mut self) -> &mut Bert {
+        match self {
+            Self::Embedder { model, .. } => model,
+            Self::M3 { model, .. } => model.encoder_mut(),
+            Self::Reranker { model, .. } => model.encoder_mut(),
+        }
+    }
+
     /// All weights.
     pub(crate) fn params(&self) -> &ParamStore {
         self.encoder().params()

@@ -38,6 +38,9 @@ pub struct Stepper {
     zero_stage: usize,
     /// What the ranks share out, where they do.
     shards: Option<Arc<Shards>>,
+    /// What is on a GPU, where it is.
+    #[cfg(any(feature = "cuda", test))]
+    gpu: Option<super::gpu::OnGpu>,
 }
 
 /// What one optimizer step did.
@@ -83,6 +86,18 @@ impl Stepper {
         if arguments.fix_position_embedding {
             objective.freeze(|name| name.contains("position_embeddings"));
         }
+        #[cfg(feature = "cuda")]
+        let gpu = {
+            let half = [arguments.fp16, arguments.bf16];
+            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32) {
+                None => None,
+                Some(placement) => {
+                    objective.encoder_mut().move_to_cuda(placement)?;
+                    let encoder = objective.encoder().gpu().map(Arc::clone);
+                    encoder.map(|encoder| super::gpu::OnGpu::new(encoder, placement.storage))
+                }
+            }
+        };
         let mut parameters = Vec::new();
         let mut trained = Vec::new();
         for (id, (name, value, trainable)) in objective.params().iter().enumerate() {
@@ -118,6 +133,10 @@ impl Stepper {
             ranks: Arc::new(Solo),
             zero_stage: arguments.zero_stage,
             shards: None,
+            #[cfg(feature = "cuda")]
+            gpu,
+            #[cfg(all(test, not(feature = "cuda")))]
+            gpu: None,
         })
     }
 
@@ -126,6 +145,12 @@ impl Stepper {
     ///
     /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if self.gpu.is_some() && ranks.world_size() > 1 {
+            let message =
+                "an encoder on a GPU trains as one rank; leave out the others, or use `--devices cpu`";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
             let params = self.objective.params();
             let shards = Shards::new(self.zero_stage, Arc::clone(&ranks), params, &self.trained)?;
@@ -140,14 +165,22 @@ impl Stepper {
         Ok(())
     }
 
-    /// Brings weights that the ranks share out (`zero_stage` 3) back together on rank 0, for as long as no step follows.
-    /// All ranks must call it.
+    /// Brings weights that the ranks share out (`zero_stage` 3) back together on rank 0, or those of a GPU to the CPU, for as
+    /// long as no step follows. All ranks must call it.
     pub fn gather(&self) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            return gpu.gather(self.objective.params());
+        }
         self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
     }
 
     /// Whether [`Stepper::gather`] has something to do.
     pub(crate) fn shares_weights(&self) -> bool {
+        #[cfg(any(feature = "cuda", test))]
+        if self.gpu.is_some() {
+            return true;
+        }
         self.shards.as_ref().is_some_and(|shards| shards.shares_weights())
     }
 
@@ -158,6 +191,10 @@ impl Stepper {
 
     /// The optimizer's tensors by their names in a checkpoint. Where ranks share it out, all call this and rank 0 gets them.
     pub(crate) fn moments(&self) -> Result<Moments<'_>> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            return gpu.moments(&self.trained, &self.optimizer);
+        }
         if let Some(shards) = &self.shards {
             return shards.moments(&self.optimizer);
         }
@@ -169,6 +206,10 @@ impl Stepper {
 
     /// Changes a weight, by its id.
     pub(crate) fn set_weight(&self, id: usize, value: &Tensor, floats: &[f32]) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            gpu.set_weight(id, floats)?;
+        }
         let shared = match &self.shards {
             Some(shards) => shards.set(id, floats)?,
             None => false,
@@ -204,7 +245,7 @@ impl Stepper {
     }
 
     /// The gradients of the last step, before clipping; by the ids of the model's weights. With `zero_stage` and several
-    /// ranks, what this rank has added to them and still holds.
+    /// ranks, what this rank has added to them and still holds; of an encoder on a GPU those of a head alone.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -226,6 +267,10 @@ impl Stepper {
 
     /// The optimizer, for taking up a checkpoint after `steps` finished steps.
     pub fn resume(&mut self, steps: usize) -> &mut AdamW {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &mut self.gpu {
+            gpu.forget_moments();
+        }
         self.steps = steps;
         &mut self.optimizer
     }
@@ -238,6 +283,54 @@ impl Stepper {
         &'a B: Into<MicroBatch<'a>>,
     {
         let batches: Vec<MicroBatch<'a>> = batches.iter().map(Into::into).collect();
+        #[cfg(any(feature = "cuda", test))]
+        if self.gpu.is_some() {
+            return self.step_on_gpu(&batches);
+        }
+        let mut report = self.accumulate(&batches)?;
+        if self.ranks.world_size() > 1 {
+            self.agree(&mut report)?;
+        }
+        report.grad_norm = self.gradient_norm()?;
+        if !report.grad_norm.is_finite() {
+            return Err(self.not_finite("gradient norm", report.grad_norm));
+        }
+        self.apply(
+            report.learning_rate,
+            clip_factor(report.grad_norm, self.max_grad_norm),
+        )?;
+        self.steps += 1;
+        Ok(report)
+    }
+
+    /// The same with the gradients, the weights and the optimizer on a GPU.
+    #[cfg(any(feature = "cuda", test))]
+    fn step_on_gpu(&mut self, batches: &[MicroBatch<'_>]) -> Result<StepReport> {
+        loop {
+            if let Some(gpu) = &self.gpu {
+                gpu.begin()?;
+            }
+            let mut report = self.accumulate(batches)?;
+            let params = self.objective.params();
+            let Some(gpu) = &mut self.gpu else {
+                return Err(Error::new(ErrorKind::Internal, "there is no GPU"));
+            };
+            let (norm, live) = gpu.norm(params, &self.trained, &self.gradients, &self.optimizer)?;
+            report.grad_norm = norm;
+            if norm.is_finite() {
+                let (lr, clip) = (report.learning_rate, clip_factor(norm, self.max_grad_norm));
+                gpu.apply(params, &self.trained, &live, &mut self.optimizer, lr, clip)?;
+                self.steps += 1;
+                return Ok(report);
+            }
+            if !gpu.lower() {
+                return Err(self.not_finite("gradient norm", norm));
+            }
+        }
+    }
+
+    /// Adds up the gradients of the micro-batches of a step.
+    fn accumulate(&mut self, batches: &[MicroBatch<'_>]) -> Result<StepReport> {
         let share = 1.0 / batches.len().max(1) as f64;
         let mut report = StepReport {
             loss: 0.0,
@@ -251,7 +344,7 @@ impl Stepper {
             shards.begin()?;
         }
         let forwards = self.steps as u64 * self.micro_batches;
-        for (index, batch) in batches.into_iter().enumerate() {
+        for (index, &batch) in batches.iter().enumerate() {
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
             let turn = Turn {
@@ -268,19 +361,20 @@ impl Stepper {
             report.loss += measured.loss * share;
             report.accuracy += measured.accuracy * share;
         }
-        if self.ranks.world_size() > 1 {
-            self.agree(&mut report)?;
-        }
-        report.grad_norm = self.gradient_norm()?;
-        if !report.grad_norm.is_finite() {
-            return Err(self.not_finite("gradient norm", report.grad_norm));
-        }
-        self.apply(
-            report.learning_rate,
-            clip_factor(report.grad_norm, self.max_grad_norm),
-        )?;
-        self.steps += 1;
         Ok(report)
+    }
+
+    /// Goes on with the encoder on a GPU.
+    #[cfg(test)]
+    pub(super) fn put_on(
+        &mut self,
+        gpu: Arc<dyn crate::cuda::gpu::Gpu>,
+        variant: crate::cuda::kernels::Variant,
+    ) -> Result<()> {
+        self.objective.encoder_mut().move_to_gpu(gpu, variant)?;
+        let encoder = self.objective.encoder().gpu().map(Arc::clone);
+        self.gpu = encoder.map(|encoder| super::gpu::OnGpu::new(encoder, variant.storage));
+        Ok(())
     }
 
     /// Makes the report and the gradients those of all ranks together.

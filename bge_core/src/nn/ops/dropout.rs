@@ -21,6 +21,12 @@ impl Dropout {
         })
     }
 
+    /// Its key, threshold and scale, for kernels that draw the same masks.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn parts(&self) -> (u64, u32, f32) {
+        (self.key, self.threshold, self.scale)
+    }
+
     /// The mask of one row, named by its identity in the batch (see `TokenKeys`).
     #[inline]
     pub(crate) fn row(&self, row: u64) -> RowMask {

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in one command: the kernels and the training steps against the CPU, a run that stops and
+# goes on, and the speed beside FlagEmbedding's.
+#
+# usage: benches/gpu/run.sh MODEL TRAIN.jsonl [RESULTS]     default: target/gpu
+#        DEVICE=cuda:1 PEER=.peer PRECISION=--bf16 BATCH=64 benches/gpu/run.sh ...
+#
+# Needs Rust, a C compiler, the NVIDIA driver, and libnvrtc and libcublas of CUDA 12 or 13 where the loader finds them; those of
+# PyTorch's wheels will do: LD_LIBRARY_PATH=.peer/lib/python3.11/site-packages/nvidia/cu13/lib. The last step needs
+# benches/peer_setup.sh with a CUDA build of torch, and is left out without.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+model=$1 data=$2 out=${3:-target/gpu}
+device=${DEVICE:-cuda:0} peer=${PEER:-.peer} precision=${PRECISION:---bf16} batch=${BATCH:-32}
+mkdir -p "$out"
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
+
+echo "=== kernels, encoder and steps on $device against the CPU"
+BGE_TEST_DEVICE=$device cargo test --release -p bge_core --features cuda --lib -- \
+    cuda:: models::checks train::checks --test-threads 1 | tee "$out/tests.txt"
+
+cargo build --release -p bge_core --features cuda
+bge=${CARGO_TARGET_DIR:-target}/release/bge
+flags=(--model_name_or_path "$model" --train_data "$data" --per_device_train_batch_size 8 --learning_rate 2e-5 --logging_steps 1
+    --max_steps 20)
+
+echo "=== the loss of 20 steps, on the CPU and on the GPU"
+for where in cpu "$device"; do
+    "$bge" finetune encoder_only.base "${flags[@]}" --devices "$where" --save_strategy no --overwrite_output_dir \
+        --output_dir "$out/loss-${where/:/-}" --json | tail -1 | tee "$out/loss-${where/:/-}.json"
+done
+
+echo "=== a run that stops after 10 steps and goes on has the weights of one that does not"
+halves=(--devices "$device" --save_strategy steps --save_steps 10)
+rm -rf "$out/whole" "$out/halves"
+"$bge" finetune encoder_only.base "${flags[@]}" "${halves[@]}" --output_dir "$out/whole"
+cp -r "$out/whole" "$out/halves"
+rm -rf "$out/halves/checkpoint-20" "$out/halves/model.safetensors"
+"$bge" finetune encoder_only.base "${flags[@]}" "${halves[@]}" --output_dir "$out/halves" \
+    --resume_from_checkpoint "$out/halves/checkpoint-10"
+cmp "$out/whole/model.safetensors" "$out/halves/model.safetensors" && echo "the same bytes"
+
+if [ ! -x "$peer/bin/python" ]; then
+    echo "=== no speed table: run benches/peer_setup.sh $peer with a CUDA build of torch first"
+    exit 0
+fi
+echo "=== speed beside FlagEmbedding"
+for kind in "" "$precision"; do
+    "$peer/bin/python" benches/train_speed.py --bge "$bge" --model "$model" --train_data "$data" --device "$device" \
+        --threads "$(nproc)" --batch "$batch" --json "$out/speed${kind#-}.json" -- $kind
+done

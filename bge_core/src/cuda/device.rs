@@ -1,0 +1,374 @@
+//! A device: the driver, NVRTC and cuBLAS, found at run time.
+//!
+//! Nothing here is linked, so that one binary runs on machines with and without a GPU. The libraries are looked for where the
+//! system looks for libraries; what is missing is an error that names it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_char, c_void};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
+};
+use cudarc::{cublas, driver, nvrtc};
+
+use super::gpu::{Arg, Gpu, Memory, Product, Storage};
+use super::kernels::{NAMES, SOURCE, THREADS, Variant};
+use crate::error::{Error, ErrorKind, Result, bail};
+
+/// The first architecture whose units multiply bf16 and TF32.
+const FIRST: usize = 80;
+
+/// One GPU with the kernels of one model.
+pub(crate) struct Device {
+    stream: Arc<CudaStream>,
+    blas: cublas::CudaBlas,
+    functions: BTreeMap<&'static str, CudaFunction>,
+    variant: Variant,
+    /// Whether products of f32 may round their factors to TF32.
+    tf32: bool,
+    name: String,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}, {:?})", self.name, self.variant)
+    }
+}
+
+/// Whether the compiler of kernels is there.
+#[expect(unsafe_code, reason = "opens a library")]
+pub(crate) fn has_compiler() -> bool {
+    // SAFETY: opening NVIDIA's library runs its initialisers only.
+    unsafe { nvrtc::sys::is_culib_present() }
+}
+
+/// Refuses to go on where a library is missing: cudarc would panic.
+#[expect(unsafe_code, reason = "opens libraries")]
+fn check_libraries() -> Result<()> {
+    // SAFETY: as above.
+    let present = unsafe {
+        [
+            driver::sys::is_culib_present(),
+            has_compiler(),
+            cublas::sys::is_culib_present(),
+        ]
+    };
+    let names = [
+        "NVIDIA driver (libcuda)",
+        "NVRTC (libnvrtc)",
+        "cuBLAS (libcublas)",
+    ];
+    let missing: Vec<&str> = names
+        .into_iter()
+        .zip(present)
+        .filter(|(_, here)| !here)
+        .map(|(name, _)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        Device,
+        "no CUDA device can be used, as there is no {}; install what is missing or name its folder in LD_LIBRARY_PATH, or run with \
+         `--devices cpu`",
+        missing.join(", no ")
+    )
+}
+
+fn failed(what: &str, error: DriverError) -> Error {
+    let kind = match error.0 {
+        driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
+        _ => ErrorKind::Device,
+    };
+    let hint = match kind {
+        ErrorKind::OutOfMemory => "; use smaller batches, `--gradient_checkpointing` or `--sub_batch_size`",
+        _ => "",
+    };
+    Error::new(kind, format!("the GPU cannot {what}{hint}")).with_source(error)
+}
+
+/// Machine code of all kernels for an architecture (80 is compute capability 8.0).
+///
+/// Machine code and not PTX, as a driver refuses the PTX of a newer compiler.
+#[expect(unsafe_code, reason = "NVRTC is a C library")]
+pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
+    use nvrtc::{result, sys};
+    struct Program(sys::nvrtcProgram);
+    impl Drop for Program {
+        fn drop(&mut self) {
+            // SAFETY: made below, and freed once.
+            let _ = unsafe { result::destroy_program(self.0) };
+        }
+    }
+    let internal = |message: String| Error::new(ErrorKind::Internal, message);
+    let stopped = |error: result::NvrtcError| {
+        let message = format!(
+            "NVRTC cannot compile the kernels for sm_{architecture}; a GPU needs the NVRTC of a CUDA version that knows it, or run \
+             with `--devices cpu`"
+        );
+        Error::new(ErrorKind::Device, message).with_source(error)
+    };
+    let source = CString::new(SOURCE).map_err(|_| internal("the kernels hold a zero byte".to_owned()))?;
+    let program = Program(result::create_program(&source, Some(c"bge.cu")).map_err(stopped)?);
+    let mut options: Vec<String> = variant
+        .macros()
+        .map(|(name, value)| format!("-D{name}={value}"))
+        .to_vec();
+    options.push(format!("--gpu-architecture=sm_{architecture}"));
+    // SAFETY: the program lives; the buffers have the lengths that the library asked for.
+    unsafe {
+        if let Err(error) = result::compile_program(program.0, &options) {
+            let log = result::get_program_log(program.0).map_err(stopped)?;
+            let log: Vec<u8> = log
+                .iter()
+                .map(|&byte| byte as u8)
+                .take_while(|&byte| byte != 0)
+                .collect();
+            return Err(stopped(error).with_source(String::from_utf8_lossy(&log).into_owned()));
+        }
+        let mut size = 0_usize;
+        sys::nvrtcGetCUBINSize(program.0, &raw mut size)
+            .result()
+            .map_err(stopped)?;
+        let mut code = vec![0_u8; size];
+        sys::nvrtcGetCUBIN(program.0, code.as_mut_ptr().cast::<c_char>())
+            .result()
+            .map_err(stopped)?;
+        Ok(code)
+    }
+}
+
+/// The same, compiled once for each variant.
+fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
+    static KNOWN: Mutex<Vec<(Variant, usize, Vec<u8>)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((.., code)) = known
+        .iter()
+        .find(|entry| (entry.0, entry.1) == (variant, architecture))
+    {
+        return Ok(code.clone());
+    }
+    let code = compile(variant, architecture)?;
+    known.push((variant, architecture, code.clone()));
+    Ok(code)
+}
+
+impl Device {
+    /// Takes the GPU of a number and compiles the kernels for it.
+    pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
+        check_libraries()?;
+        let count = CudaContext::device_count().map_err(|error| {
+            let message = "the NVIDIA driver finds no GPU; is one there, and may this process use it? Or run with `--devices cpu`";
+            Error::new(ErrorKind::Device, message).with_source(error)
+        })?;
+        if number >= count.max(0) as usize {
+            bail!(
+                Device,
+                "there is no `cuda:{number}`: {count} CUDA devices were found; name another, or run with `--devices cpu`"
+            );
+        }
+        let context = CudaContext::new(number).map_err(|error| failed("be opened", error))?;
+        let (major, minor) = context
+            .compute_capability()
+            .map_err(|error| failed("say what it can do", error))?;
+        let name = context.name().unwrap_or_else(|_| "a GPU".to_owned());
+        let architecture = (major * 10 + minor) as usize;
+        if architecture < FIRST {
+            bail!(
+                Unsupported,
+                "`cuda:{number}` ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) or later is needed, or `--devices cpu`"
+            );
+        }
+        keep_freed_memory(&context)?;
+        #[expect(unsafe_code, reason = "the driver's settings")]
+        // SAFETY: all work is in one stream, where nothing has to wait for an event.
+        unsafe {
+            context.disable_event_tracking();
+        }
+        let code = compiled(variant, architecture)?;
+        let module = context
+            .load_module(nvrtc::Ptx::from_binary(code))
+            .map_err(|error| failed("load the kernels", error))?;
+        let function = |&name: &&'static str| {
+            let function = module.load_function(name);
+            Ok((name, function.map_err(|error| failed("find a kernel", error))?))
+        };
+        let functions = NAMES.iter().map(function).collect::<Result<_>>()?;
+        let stream = context.default_stream();
+        let blas = cublas::CudaBlas::new(Arc::clone(&stream)).map_err(stopped)?;
+        Ok(Self {
+            name: format!("cuda:{number} ({name})"),
+            stream,
+            blas,
+            functions,
+            variant,
+            tf32,
+        })
+    }
+
+    fn bound(&self) -> Result<()> {
+        let bound = self.stream.context().bind_to_thread();
+        bound.map_err(|error| failed("be used by this thread", error))
+    }
+}
+
+fn stopped(error: cublas::result::CublasError) -> Error {
+    Error::new(ErrorKind::Device, "cuBLAS failed").with_source(error)
+}
+
+/// Keeps what is freed for the next allocation: each step needs the same again.
+#[expect(unsafe_code, reason = "the driver's settings")]
+fn keep_freed_memory(context: &CudaContext) -> Result<()> {
+    use driver::{result, sys};
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    // SAFETY: the context's own device and its pool; the attribute is a 64-bit number.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device());
+        pool.and_then(|pool| {
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast::<c_void>())
+        })
+    }
+    .map_err(|error| failed("keep freed memory", error))
+}
+
+impl Gpu for Device {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    #[expect(unsafe_code, reason = "memory that is not cleared")]
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        // SAFETY: plain bytes; every kernel writes its output whole before anyone reads it.
+        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) };
+        let slice = slice.map_err(|error| failed(&format!("give {bytes} bytes"), error))?;
+        let address = slice.device_ptr(&self.stream).0;
+        Ok(Memory::new(slice, address, bytes))
+    }
+
+    #[expect(unsafe_code, reason = "addresses")]
+    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bound()?;
+        // SAFETY: the caller's memory, which lives until what is in the stream is done.
+        unsafe { driver::result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
+            .map_err(|error| failed("clear memory", error))
+    }
+
+    #[expect(unsafe_code, reason = "addresses")]
+    fn upload(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bound()?;
+        // SAFETY: as above; a copy from pageable memory has read it when the call returns.
+        unsafe { driver::result::memcpy_htod_async(at, bytes, self.stream.cu_stream()) }
+            .map_err(|error| failed("take numbers", error))
+    }
+
+    #[expect(unsafe_code, reason = "addresses")]
+    fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bound()?;
+        // SAFETY: as above; the slice is borrowed until the stream is done.
+        unsafe { driver::result::memcpy_dtoh_async(bytes, at, self.stream.cu_stream()) }
+            .and_then(|()| self.stream.synchronize())
+            .map_err(|error| failed("give numbers back", error))
+    }
+
+    #[expect(unsafe_code, reason = "runs a kernel")]
+    fn launch(&self, kernel: &'static str, [x, y]: [usize; 2], args: &[Arg]) -> Result<()> {
+        if x == 0 || y == 0 {
+            return Ok(());
+        }
+        let Some(function) = self.functions.get(kernel) else {
+            bail!(Internal, "there is no kernel `{kernel}`");
+        };
+        let mut builder = self.stream.launch_builder(function);
+        for arg in args {
+            match arg {
+                Arg::Place(x) | Arg::U64(x) => builder.arg(x),
+                Arg::U32(x) => builder.arg(x),
+                Arg::F32(x) => builder.arg(x),
+            };
+        }
+        let config = LaunchConfig {
+            grid_dim: (x as u32, y as u32, 1),
+            block_dim: (THREADS as u32, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the tests run every kernel with these arguments under the emulator, which checks their number and sizes.
+        unsafe { builder.launch(config) }.map_err(|error| failed(&format!("run `{kernel}`"), error))?;
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "cuBLAS is a C library")]
+    fn product(&self, product: Product) -> Result<()> {
+        use cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
+        let call = product.by_columns();
+        let [m, n, k] = call.size;
+        if call.size.contains(&0) {
+            // Nothing to add; an output without any terms is never asked for.
+            return Ok(());
+        }
+        self.bound()?;
+        let operation = |transposed| {
+            if transposed {
+                cublasOperation_t::CUBLAS_OP_T
+            } else {
+                cublasOperation_t::CUBLAS_OP_N
+            }
+        };
+        let stored = match self.variant.storage {
+            Storage::F32 => cudaDataType_t::CUDA_R_32F,
+            Storage::Bf16 => cudaDataType_t::CUDA_R_16BF,
+            Storage::F16 => cudaDataType_t::CUDA_R_16F,
+        };
+        let out = if product.wide {
+            cudaDataType_t::CUDA_R_32F
+        } else {
+            stored
+        };
+        let compute = if self.tf32 && self.variant.storage == Storage::F32 {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
+        let (one, beta) = (1.0_f32, if product.add { 1.0_f32 } else { 0.0 });
+        // SAFETY: the matrices lie in the caller's memory, which lives until what is in the stream is done; the scalars are on
+        // the host, as cuBLAS's pointer mode is by default.
+        unsafe {
+            cublas::result::gemm_ex(
+                *self.blas.handle(),
+                operation(call.first.transposed),
+                operation(call.second.transposed),
+                m as i32,
+                n as i32,
+                k as i32,
+                (&raw const one).cast(),
+                call.first.at as *const c_void,
+                stored,
+                call.first.stride as i32,
+                call.second.at as *const c_void,
+                stored,
+                call.second.stride as i32,
+                (&raw const beta).cast(),
+                call.out.at as *mut c_void,
+                out,
+                call.out.stride as i32,
+                compute,
+                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(stopped)
+    }
+}

@@ -1,0 +1,482 @@
+//! A BERT or XLM-RoBERTa encoder on a GPU: its weights, its forward and its backward.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
+use super::kernels::Variant;
+use super::layer::{Layer, LayerRecord, Norm, Shape, Sums, View, find};
+use super::layout::Layout;
+use super::ops::{NormRecord, Ops, Tiles};
+use super::pieces::{Pieces, tiles};
+use crate::config::PoolingMethod;
+use crate::error::{Error, ErrorKind, Result, bail};
+use crate::nn::{Activation, Keep, ParamStore, TokenRows, read, update};
+
+/// What an encoder's `config.json` says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) width: usize,
+    pub(crate) inner: usize,
+    pub(crate) layers: usize,
+    pub(crate) activation: Activation,
+    pub(crate) eps: f32,
+    pub(crate) hidden_dropout: f32,
+    pub(crate) attention_dropout: f32,
+}
+
+/// A flat batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    pub(crate) rows: TokenRows<'a>,
+    /// Borders of the texts, `n + 1` numbers from 0 to `T`.
+    pub(crate) offsets: &'a [u32],
+    /// Identity of each token, for the dropout.
+    pub(crate) identities: &'a [u64],
+}
+
+/// What leaves the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The hidden states of all tokens `[T, D]`.
+    Hidden,
+    /// Those of the first tokens `[n, D]`.
+    First,
+    /// One vector per text `[n, D]`.
+    Pooled(PoolingMethod),
+}
+
+impl Outcome {
+    /// Whether only first tokens go through what follows the last attention.
+    fn first(self) -> bool {
+        matches!(self, Self::First | Self::Pooled(PoolingMethod::Cls))
+    }
+}
+
+/// The weights of an encoder in the memory of a GPU.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) layout: Layout,
+    /// All weights, f32.
+    pub(crate) flat: Memory,
+    /// Copies of the layers' weights in the storage type, unless that is f32.
+    pub(crate) half: Option<Memory>,
+    element: usize,
+}
+
+impl Store {
+    fn place(&self, id: usize) -> usize {
+        self.layout.places().get(id).map_or(0, |place| place.first)
+    }
+
+    /// A weight as a matrix of the storage type.
+    pub(super) fn matrix(&self, id: usize) -> u64 {
+        match &self.half {
+            Some(half) => half.at((self.place(id) - self.layout.half().start) * self.element),
+            None => self.vector(id),
+        }
+    }
+
+    /// A weight as f32.
+    pub(super) fn vector(&self, id: usize) -> u64 {
+        self.flat.at(self.place(id) * size_of::<f32>())
+    }
+
+    /// The gradient of a weight, f32.
+    pub(super) fn gradient(&self, gradients: &Memory, id: usize) -> u64 {
+        gradients.at(self.place(id) * size_of::<f32>())
+    }
+}
+
+#[derive(Debug)]
+struct Tables {
+    /// Word, token-type and position table.
+    ids: [usize; 3],
+    norm: Norm,
+}
+
+/// The encoder.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    pub(super) ops: Ops,
+    pub(super) store: Store,
+    tables: Tables,
+    layers: Vec<Layer>,
+    shape: Shape,
+    /// Sums of gradients, from the first backward on, and what they are multiplied by.
+    sums: Mutex<Gradients>,
+}
+
+#[derive(Debug)]
+struct Gradients {
+    memory: Option<Arc<Memory>>,
+    scale: f32,
+}
+
+/// A batch in the memory of the GPU.
+#[derive(Debug)]
+struct Resident {
+    tokens: usize,
+    texts: usize,
+    offsets: Memory,
+    /// Rows of the word, token-type and position table.
+    rows: [Memory; 3],
+    /// Key of the dropout and identities: of all tokens, and of the texts' first ones.
+    dropout: Option<(u64, Memory, Memory)>,
+    forward_tiles: Tiles,
+    backward_tiles: Tiles,
+}
+
+/// What [`Encoder::backward`] needs.
+#[derive(Debug)]
+pub(crate) struct Record {
+    batch: Resident,
+    outcome: Outcome,
+    embeddings: NormRecord,
+    layers: Vec<(Memory, Option<LayerRecord>)>,
+}
+
+impl Encoder {
+    /// Puts the weights of `params` on a GPU whose kernels are those of `variant`.
+    pub(crate) fn new(
+        gpu: Arc<dyn Gpu>,
+        variant: Variant,
+        sizes: Sizes,
+        params: &ParamStore,
+    ) -> Result<Self> {
+        let layout = Layout::new(params);
+        let shape = Shape {
+            width: sizes.width,
+            inner: sizes.inner,
+            activation: sizes.activation,
+            eps: sizes.eps,
+            hidden_dropout: sizes.hidden_dropout,
+            attention_dropout: sizes.attention_dropout,
+        };
+        let tables = Tables {
+            ids: [
+                find(&layout, "embeddings.word_embeddings.weight")?,
+                find(&layout, "embeddings.token_type_embeddings.weight")?,
+                find(&layout, "embeddings.position_embeddings.weight")?,
+            ],
+            norm: Norm::find(&layout, "embeddings.LayerNorm")?,
+        };
+        let layers = (0..sizes.layers).map(|index| Layer::find(&layout, index, shape));
+        let layers = layers.collect::<Result<_>>()?;
+        let ops = Ops { gpu, variant };
+        let bytes = layout.floats() * size_of::<f32>();
+        let flat = ops.gpu.alloc(bytes)?;
+        ops.gpu.zero(flat.address(), bytes)?;
+        let half = (variant.storage != Storage::F32)
+            .then(|| ops.elements(layout.half().len(), 1))
+            .transpose()?;
+        let encoder = Self {
+            store: Store {
+                layout,
+                flat,
+                half,
+                element: variant.storage.bytes(),
+            },
+            ops,
+            tables,
+            layers,
+            shape,
+            sums: Mutex::new(Gradients {
+                memory: None,
+                scale: 1.0,
+            }),
+        };
+        encoder.upload(params)?;
+        Ok(encoder)
+    }
+
+    /// What it runs on, for a person.
+    pub(crate) fn device(&self) -> String {
+        self.ops.gpu.name()
+    }
+
+    fn sums(&self) -> std::sync::MutexGuard<'_, Gradients> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the weights of `params`, which are those that it was made of.
+    pub(crate) fn upload(&self, params: &ParamStore) -> Result<()> {
+        for (id, (_, value, _)) in params.iter().enumerate() {
+            self.set(id, &read(value)?)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a weight.
+    pub(crate) fn set(&self, id: usize, floats: &[f32]) -> Result<()> {
+        use super::gpu::Plain;
+        let Some(place) = self
+            .store
+            .layout
+            .places()
+            .get(id)
+            .filter(|place| place.len == floats.len())
+        else {
+            bail!(Internal, "{} floats do not fit weight {id}", floats.len());
+        };
+        self.ops.gpu.upload(self.store.vector(id), f32::bytes(floats))?;
+        if self.store.half.is_some() && self.store.layout.half().contains(&place.first) {
+            self.ops
+                .narrow(place.len, self.store.vector(id), self.store.matrix(id))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the weights for which `wanted(name, inside)` into `params`; those inside are computed with on the GPU alone.
+    pub(crate) fn download(&self, params: &ParamStore, wanted: impl Fn(&str, bool) -> bool) -> Result<()> {
+        use super::gpu::Plain;
+        for (id, ((_, value, _), place)) in params.iter().zip(self.store.layout.places()).enumerate() {
+            if wanted(&place.name, place.inside) {
+                let at = self.store.vector(id);
+                update(value, |floats| self.ops.gpu.download(at, f32::bytes_mut(floats)))??;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each weight, whether the GPU computes with it.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = bool> {
+        self.store.layout.places().iter().map(|place| place.inside)
+    }
+
+    /// Forgets all gradients; the next ones are multiplied by `scale`.
+    pub(crate) fn clear_gradients(&self, scale: f32) -> Result<()> {
+        let mut sums = self.sums();
+        sums.scale = scale;
+        match &sums.memory {
+            Some(memory) => self.ops.gpu.zero(memory.address(), memory.bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// The flat gradients, and what they were multiplied by.
+    pub(super) fn gradients(&self) -> Result<(Arc<Memory>, f32)> {
+        let mut sums = self.sums();
+        let scale = sums.scale;
+        if let Some(memory) = &sums.memory {
+            return Ok((Arc::clone(memory), scale));
+        }
+        let memory = Arc::new(self.ops.floats(self.store.layout.floats())?);
+        self.ops.gpu.zero(memory.address(), memory.bytes())?;
+        sums.memory = Some(Arc::clone(&memory));
+        Ok((memory, scale))
+    }
+
+    /// The gradient of a weight.
+    #[cfg(test)]
+    pub(crate) fn gradient(&self, id: usize) -> Result<Vec<f32>> {
+        let (memory, scale) = self.gradients()?;
+        let len = self.store.layout.places().get(id).map_or(0, |place| place.len);
+        let values: Vec<f32> = read_values(&self.ops.gpu, self.store.gradient(&memory, id), len)?;
+        Ok(values.iter().map(|x| x / scale).collect())
+    }
+
+    /// Puts a gradient that the CPU has computed in its place.
+    pub(crate) fn set_gradient(&self, id: usize, gradient: &[f32]) -> Result<()> {
+        use super::gpu::Plain;
+        let (memory, scale) = self.gradients()?;
+        let scaled: Vec<f32> = gradient.iter().map(|x| x * scale).collect();
+        let at = self.store.gradient(&memory, id);
+        self.ops.gpu.upload(at, f32::bytes(&scaled))
+    }
+
+    fn resident(&self, input: Input, dropout: Option<u64>) -> Result<Resident> {
+        let gpu = &self.ops.gpu;
+        let tiles_of = |rows: usize| {
+            let list = tiles(input.offsets, rows);
+            Ok::<_, Error>(Tiles {
+                count: list.len() / 3,
+                list: memory_of(gpu, &list)?,
+            })
+        };
+        let dropout = match dropout {
+            None => None,
+            Some(key) => {
+                let starts = input.offsets.iter().take(input.offsets.len().saturating_sub(1));
+                let first: Vec<u64> = starts
+                    .filter_map(|&at| input.identities.get(at as usize).copied())
+                    .collect();
+                Some((key, memory_of(gpu, input.identities)?, memory_of(gpu, &first)?))
+            }
+        };
+        Ok(Resident {
+            tokens: input.rows.words.len(),
+            texts: input.offsets.len().saturating_sub(1),
+            offsets: memory_of(gpu, input.offsets)?,
+            rows: [
+                memory_of(gpu, input.rows.words)?,
+                memory_of(gpu, input.rows.types)?,
+                memory_of(gpu, input.rows.positions)?,
+            ],
+            dropout,
+            forward_tiles: tiles_of(self.ops.variant.forward_tile()[0])?,
+            backward_tiles: tiles_of(self.ops.variant.backward_tile()[0])?,
+        })
+    }
+
+    /// What leaves the encoder, as f32, and the record for the backward unless `keep` is nothing.
+    pub(crate) fn forward(
+        &self,
+        input: Input,
+        outcome: Outcome,
+        keep: Keep,
+        dropout: Option<u64>,
+    ) -> Result<(Vec<f32>, Option<Record>)> {
+        let batch = self.resident(input, dropout)?;
+        let (ops, store) = (&self.ops, &self.store);
+        let keeping = keep != Keep::Nothing;
+        let (mut x, embeddings) = ops.embed(
+            batch.tokens,
+            self.tables.ids.map(|id| store.vector(id)),
+            batch.rows.each_ref(),
+            batch.view(false).mask(0, self.shape.hidden_dropout),
+            self.tables.norm.affine(store, self.shape.eps),
+            keeping,
+        )?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let view = batch.view(outcome.first() && index + 1 == self.layers.len());
+            let (y, record) = layer.forward(ops, store, &x, view, keep == Keep::All)?;
+            let input = std::mem::replace(&mut x, y);
+            if keeping {
+                layers.push((input, record));
+            }
+        }
+        let rows = if outcome.first() {
+            batch.texts
+        } else {
+            batch.tokens
+        };
+        let (count, out) = match outcome {
+            Outcome::Pooled(method) if !outcome.first() => (
+                batch.texts * self.shape.width,
+                ops.pool(batch.texts, &x, &batch.offsets, method)?,
+            ),
+            _ => (rows * self.shape.width, ops.widen(rows * self.shape.width, x)?),
+        };
+        let values = read_values(&ops.gpu, out.address(), count)?;
+        let record = embeddings.map(|embeddings| Record {
+            batch,
+            outcome,
+            embeddings,
+            layers,
+        });
+        Ok((values, record))
+    }
+
+    /// Adds the gradients of all weights, from that of what left the encoder.
+    pub(crate) fn backward(&self, input: Input, record: Record, gradient: &[f32]) -> Result<()> {
+        let (gradients, scale) = self.gradients()?;
+        let (ops, store) = (&self.ops, &self.store);
+        let sums = Sums {
+            ops,
+            store,
+            gradients: &gradients,
+        };
+        let Record {
+            batch,
+            outcome,
+            embeddings,
+            mut layers,
+        } = record;
+        let mut dy = self.enter(&batch, outcome, gradient, scale)?;
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let view = batch.view(outcome.first() && index + 1 == self.layers.len());
+            let Some((x, kept)) = layers.pop() else {
+                bail!(Internal, "a layer kept no record");
+            };
+            let kept = match kept {
+                Some(kept) => kept,
+                None => layer
+                    .forward(ops, store, &x, view, true)?
+                    .1
+                    .ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?,
+            };
+            dy = layer.backward(sums, &x, kept, &dy, view)?;
+        }
+        let mask = batch.view(false).mask(0, self.shape.hidden_dropout);
+        if mask.0.is_some() {
+            dy = ops.dropout(batch.tokens, &dy, mask)?;
+        }
+        let norm = &self.tables.norm;
+        let unmasked = super::ops::Mask(None);
+        let (d_sum, _) = norm.backward(sums, batch.tokens, &dy, &embeddings, unmasked)?;
+        let rows = [input.rows.words, input.rows.types, input.rows.positions];
+        for (id, rows) in self.tables.ids.into_iter().zip(rows) {
+            if store.layout.places().get(id).is_some_and(|place| place.trainable) {
+                self.add_to_table(store.gradient(&gradients, id), rows, &d_sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradient of the last layer's output.
+    fn enter(&self, batch: &Resident, outcome: Outcome, gradient: &[f32], scale: f32) -> Result<Memory> {
+        let (ops, width) = (&self.ops, self.shape.width);
+        let rows = match outcome {
+            Outcome::Hidden => batch.tokens,
+            Outcome::First | Outcome::Pooled(_) => batch.texts,
+        };
+        if gradient.len() != rows * width {
+            bail!(
+                Internal,
+                "{} gradients do not fit {rows} rows of {width}",
+                gradient.len()
+            );
+        }
+        let scaled: Vec<f32> = gradient.iter().map(|x| x * scale).collect();
+        let floats = memory_of(&ops.gpu, &scaled)?;
+        match outcome {
+            Outcome::Pooled(method) if !outcome.first() => {
+                ops.pool_backward([batch.texts, batch.tokens], &floats, &batch.offsets, method)
+            }
+            _ if ops.variant.storage == Storage::F32 => Ok(floats),
+            _ => {
+                let out = ops.elements(rows, width)?;
+                ops.narrow(rows * width, floats.address(), out.address())?;
+                Ok(out)
+            }
+        }
+    }
+
+    /// Adds the rows of `d_sum` to the rows of a table's gradient that the tokens took.
+    fn add_to_table(&self, table: u64, rows: &[u32], d_sum: &Memory) -> Result<()> {
+        let gpu = &self.ops.gpu;
+        let plan = Pieces::new(rows);
+        let partials = self.ops.floats(plan.partials * self.shape.width)?;
+        let lists = [&plan.order, &plan.parts, &plan.rows].map(|list| memory_of(gpu, list));
+        let [order, pieces, whole] = lists;
+        let (order, pieces, whole) = (order?, pieces?, whole?);
+        let args = [
+            d_sum.into(),
+            (&order).into(),
+            (&pieces).into(),
+            Arg::Place(table),
+            (&partials).into(),
+        ];
+        gpu.launch("table_pieces", [plan.parts.len() / 3, 1], &args)?;
+        let args = [(&partials).into(), (&whole).into(), Arg::Place(table)];
+        gpu.launch("table_rows", [plan.rows.len() / 3, 1], &args)
+    }
+}
+
+impl Resident {
+    fn view(&self, first: bool) -> View<'_> {
+        View {
+            tokens: self.tokens,
+            texts: self.texts,
+            offsets: &self.offsets,
+            forward_tiles: &self.forward_tiles,
+            backward_tiles: &self.backward_tiles,
+            dropout: self
+                .dropout
+                .as_ref()
+                .map(|(key, tokens, first)| (*key, [tokens, first])),
+            first,
+        }
+    }
+}

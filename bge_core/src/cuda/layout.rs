@@ -1,0 +1,109 @@
+//! Where each weight lies in the flat buffers of a GPU.
+
+use super::kernels::CHUNK;
+use crate::nn::ParamStore;
+
+/// The weights of a [`ParamStore`] one after another in its order, each from a multiple of [`CHUNK`] on.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    places: Vec<Place>,
+    floats: usize,
+    /// The floats of which there are copies in the storage type: those of the layers.
+    half: std::ops::Range<usize>,
+}
+
+/// One weight.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    /// Its first float.
+    pub(crate) first: usize,
+    pub(crate) len: usize,
+    pub(crate) trainable: bool,
+    /// Whether the GPU computes with it, and not the CPU: weights of embeddings and layers.
+    pub(crate) inside: bool,
+}
+
+impl Layout {
+    pub(crate) fn new(params: &ParamStore) -> Self {
+        let mut floats = 0;
+        let mut half: Option<std::ops::Range<usize>> = None;
+        let mut places = Vec::with_capacity(params.len());
+        for (name, value, trainable) in params.iter() {
+            let (first, len) = (floats, value.elem_count());
+            floats += len.next_multiple_of(CHUNK);
+            let layer = name.starts_with("encoder.layer.");
+            if layer {
+                half = Some(half.map_or(first, |half| half.start)..floats);
+            }
+            places.push(Place {
+                name: name.to_owned(),
+                first,
+                len,
+                trainable,
+                inside: layer || name.starts_with("embeddings."),
+            });
+        }
+        Self {
+            places,
+            floats,
+            half: half.unwrap_or(0..0),
+        }
+    }
+
+    /// The weights in the order of the store.
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Floats of a flat buffer.
+    pub(crate) fn floats(&self) -> usize {
+        self.floats
+    }
+
+    pub(crate) fn half(&self) -> std::ops::Range<usize> {
+        self.half.clone()
+    }
+
+    /// The index of a weight.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.places
+            .binary_search_by(|place| place.name.as_str().cmp(name))
+            .ok()
+    }
+
+    /// The weight that each chunk belongs to.
+    pub(crate) fn chunks(&self) -> Vec<u32> {
+        let chunks = |(id, place): (usize, &Place)| std::iter::repeat_n(id as u32, place.len.div_ceil(CHUNK));
+        self.places.iter().enumerate().flat_map(chunks).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::tensor;
+
+    #[test]
+    fn weights_lie_in_order_and_chunks_know_them() {
+        let weight = |name: &str, len: usize| (name.to_owned(), tensor(vec![0.0; len], len).unwrap());
+        let params = ParamStore::new(
+            [
+                weight("classifier.bias", 1),
+                weight("embeddings.word_embeddings.weight", 1025),
+                weight("encoder.layer.0.output.dense.bias", 1024),
+                weight("encoder.layer.1.output.dense.bias", 7),
+                weight("pooler.dense.bias", 3),
+            ]
+            .into(),
+        );
+        let layout = Layout::new(&params);
+        let first: Vec<usize> = layout.places().iter().map(|place| place.first).collect();
+        assert_eq!(first, [0, 1024, 3072, 4096, 5120]);
+        assert_eq!((layout.floats(), layout.half()), (6144, 3072..5120));
+        assert_eq!(layout.chunks(), [0, 1, 1, 2, 3, 4]);
+        assert_eq!(layout.find("pooler.dense.bias"), Some(4));
+        let inside: Vec<bool> = layout.places().iter().map(|place| place.inside).collect();
+        assert_eq!(inside, [false, true, true, true, false]);
+    }
+}

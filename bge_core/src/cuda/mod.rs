@@ -1,0 +1,32 @@
+//! An encoder on an NVIDIA GPU: kernels, the passes over them, and the optimizer.
+//!
+//! The kernels are CUDA C (`kernels/*.cu`), compiled when a model is opened, by NVRTC: no one needs nvcc, and the code is made
+//! for the very GPU and the very widths. Everything above them speaks to a [`gpu::Gpu`], of which there are two: a device, through
+//! the driver and cuBLAS (`device.rs`, feature `cuda`), and in tests an emulation that compiles the same kernels as C++ and runs
+//! every thread of a block as a fiber. So the tests of forward, backward and optimizer need no GPU.
+//!
+//! A batch is flat and has no padding, as on the CPU; dropout draws the same masks, and weights have the same names and order.
+
+mod encoder;
+pub(crate) mod gpu;
+pub(crate) mod kernels;
+mod layer;
+mod layout;
+mod ops;
+mod pieces;
+
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "train")]
+mod optimizer;
+
+#[cfg(test)]
+mod checks;
+#[cfg(test)]
+pub(crate) mod emulator;
+
+#[cfg(feature = "cuda")]
+pub(crate) use device::Device;
+pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};
+#[cfg(feature = "train")]
+pub(crate) use optimizer::{Betas, Optimizer, Update};
