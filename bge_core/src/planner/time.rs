@@ -34,7 +34,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// A host of eight H100 with NVLink and a network card of 400 Gbit/s each: what collectives reach there, not what is
+    /// A host of eight H100 with `NVLink` and a network card of 400 Gbit/s each: what collectives reach there, not what is
     /// printed on the boxes.
     pub fn accelerator(tflops: f64) -> Self {
         Self {
@@ -309,8 +309,8 @@ mod tests {
         for stage in 0..=3 {
             for (overlap, network) in [(true, 320e9), (true, 1e9), (false, 20e9)] {
                 let rates = Rates {
-                    overlap,
                     network,
+                    overlap,
                     ..Rates::accelerator(200.0)
                 };
                 let curve = planned(options(stage, rates), |_| {}).curve;
