@@ -136,7 +136,7 @@ test("lines that a report points at are found", () => {
   assert.deepEqual(excerpts.finish(), [{ line: 3, text: ROWS[2].slice(0, 12), cut: true }, { line: 6, text: ROWS[5].slice(0, 12), cut: true }]);
 });
 
-test("the main module stays within 700 KB, 250 KB packed, settings and tools within 450 and 180", () => {
+test("the main module stays within 700 KB, 250 KB packed, settings within 450 and 180, tools within 460 and 190", () => {
   const sizes = (name) => {
     const bytes = readFileSync(join(pkg, "web", `${name}_bg.wasm`));
     const packed = gzipSync(bytes, { level: 9 }).length;
@@ -146,7 +146,7 @@ test("the main module stays within 700 KB, 250 KB packed, settings and tools wit
   const within = ([raw, packed], most, mostPacked) => assert.ok(raw <= most && packed <= mostPacked, `${raw} bytes, ${packed} packed`);
   within(sizes("bge_wasm"), 700_000, 250_000);
   within(sizes("bge_wasm_settings"), 450_000, 180_000);
-  within(sizes("bge_wasm_tools"), 450_000, 180_000);
+  within(sizes("bge_wasm_tools"), 460_000, 190_000);
   sizes("bge_wasm_tokens");
 });
 
