@@ -165,7 +165,7 @@ impl BatchLimits {
     /// The limits where so many batches run at once: together they keep about as many tokens in memory as two would, and each has
     /// enough for the products of its matrices to be worth while.
     fn shared(self, lanes: usize, lengths: &[usize]) -> Self {
-        /// Fewer tokens make a batch slower than its share of the time.
+        /// With as few, a token of all-MiniLM-L6-v2 takes no longer than in a batch of 4,096.
         const LEAST: usize = 512;
         if lanes < 2 {
             return self;

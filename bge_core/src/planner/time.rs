@@ -5,7 +5,7 @@
 //! ring, whose slowest line is the network as soon as there are two hosts (Patarasuk and Yuan 2009; volumes of the stages of
 //! `ZeRO`: Rajbhandari et al. 2020, section 7). Batches differ in length, and all wait for the longest of a step. What these
 //! leave out (the start of kernels, the loss of contrastive scores on a CPU's vectors) is in [`Rates::flops`], which is
-//! measured, not read off a data sheet. `benches/RESULTS.md` holds the model beside runs.
+//! measured, not read off a data sheet. `benches/cost_model.py` holds the model beside runs on a CPU.
 
 use serde::Serialize;
 
@@ -34,8 +34,8 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// A host of eight H100 with `NVLink` and a network card of 400 Gbit/s each: what collectives reach there, not what is
-    /// printed on the boxes.
+    /// A host of eight H100 with `NVLink` and a network card of 400 Gbit/s each. All but `tflops` is assumed, somewhat below the
+    /// vendor's peaks, and was not measured.
     pub fn accelerator(tflops: f64) -> Self {
         Self {
             flops: tflops * 1e12,
@@ -123,10 +123,11 @@ impl Model<'_> {
         let forward = self.forward(load, devices) * longest / load.mean.max(1.0) / rates.flops;
         let compute = micro * forward * self.passes();
         let trained = self.parameters.trained as f64;
-        let (bytes, moved) = match options.precision {
-            Precision::F32 => (4.0, 28.0), // reads weight, gradient and moments, writes all but the gradient
-            Precision::Half => (2.0, 28.0),
+        let bytes = match options.precision {
+            Precision::F32 => 4.0,
+            Precision::Half => 2.0,
         };
+        let moved = 28.0; // AdamW reads weight, gradient and moments and writes all but the gradient, in 32 bits
         let shared = if stage >= 1 { devices as f64 } else { 1.0 };
         let optimizer = trained * moved / shared / rates.memory;
         let (gradients, weights) = (trained * bytes, self.parameters.all as f64 * bytes);
