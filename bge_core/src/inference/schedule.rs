@@ -104,7 +104,7 @@ pub(super) fn in_batches<T: Send>(
         0 => rayon::current_num_threads(),
         groups => groups,
     };
-    let batches = cut(&order, &lengths, limits.shared(lanes, &lengths));
+    let batches = cut(&order, &lengths, limits, lanes);
     let one = |texts: &[usize]| {
         let part = tokens.select(texts);
         let types = part.type_ids.as_deref().unwrap_or_default();
@@ -162,34 +162,39 @@ impl BatchLimits {
         }
     }
 
-    /// The limits where so many batches run at once: together they keep about as many tokens in memory as two would, and each has
-    /// enough for the products of its matrices to be worth while.
-    fn shared(self, lanes: usize, lengths: &[usize]) -> Self {
-        /// With as few, a token of all-MiniLM-L6-v2 takes no longer than in a batch of 4,096.
+    /// The tokens of the next batch where so many run at once and `left` tokens are to go.
+    ///
+    /// Together they keep about as many tokens in memory as one would, but each has enough for the products of its matrices to be worth
+    /// while. Towards the end batches get smaller, so that nobody waits long for the last one.
+    fn next(self, lanes: usize, left: usize) -> usize {
+        /// With as few, a token of all-MiniLM-L6-v2 takes hardly longer than in a batch of 4,096.
         const LEAST: usize = 512;
         if lanes < 2 {
-            return self;
+            return self.tokens;
         }
-        let all: usize = lengths.iter().sum();
-        let most = (2 * self.tokens / lanes).clamp(LEAST.min(self.tokens), self.tokens);
-        Self {
-            tokens: all.div_ceil(lanes).clamp(LEAST.min(most), most),
-            ..self
-        }
+        let least = LEAST.min(self.tokens);
+        let most = (self.tokens / lanes).max(least);
+        left.div_ceil(2 * lanes).clamp(least, most)
     }
 }
 
 /// The texts of each batch, in the given order.
-fn cut<'a>(order: &'a [usize], lengths: &[usize], limits: BatchLimits) -> Vec<&'a [usize]> {
+fn cut<'a>(order: &'a [usize], lengths: &[usize], limits: BatchLimits, lanes: usize) -> Vec<&'a [usize]> {
     let (mut batches, mut rest) = (Vec::new(), order);
+    let mut left: usize = lengths.iter().sum();
     while !rest.is_empty() {
-        let mut sum = 0;
-        let fits = rest.iter().take(limits.texts.max(1)).take_while(|&&text| {
-            sum += lengths[text];
-            sum <= limits.tokens
-        });
-        let (batch, after) = rest.split_at(fits.count().max(1));
+        let most = limits.next(lanes, left);
+        let (mut count, mut tokens) = (0, 0);
+        for &text in rest.iter().take(limits.texts.max(1)) {
+            if count > 0 && tokens + lengths[text] > most {
+                break;
+            }
+            count += 1;
+            tokens += lengths[text];
+        }
+        let (batch, after) = rest.split_at(count);
         batches.push(batch);
+        left -= tokens;
         rest = after;
     }
     batches
@@ -224,5 +229,47 @@ pub(super) fn scale_to_one(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
     for x in vector {
         *x /= norm;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(lengths: &[usize], tokens: usize, lanes: usize) -> Vec<usize> {
+        let order: Vec<usize> = (0..lengths.len()).collect();
+        let limits = BatchLimits {
+            tokens,
+            ..BatchLimits::default()
+        };
+        let batches = cut(&order, lengths, limits, lanes);
+        assert_eq!(batches.concat(), order);
+        let tokens = |batch: &&[usize]| batch.iter().map(|&text| lengths[text]).sum();
+        batches.iter().map(tokens).collect()
+    }
+
+    #[test]
+    fn one_lane_fills_its_batches_and_several_share_out_the_end() {
+        assert_eq!(sizes(&[100; 25], 1000, 1), [1000, 1000, 500]);
+        assert_eq!(sizes(&[5000, 10], 1000, 1), [5000, 10]);
+        assert_eq!(sizes(&[], 1000, 4), [0; 0]);
+        let two = sizes(&[256; 200], 4096, 2);
+        assert_eq!((two[0], two.last()), (2048, Some(&512)));
+        let four = sizes(&[8; 100_000], 4096, 4);
+        assert!(
+            four.iter().all(|&tokens| tokens <= 1024),
+            "as much memory as one batch of 4,096"
+        );
+        // Whoever takes the last batch ends at most one of 512 tokens after the others.
+        for lanes in [2, 3, 4] {
+            let mut ends = vec![0; lanes];
+            for tokens in sizes(&[100; 300], 4096, lanes) {
+                *ends.iter_mut().min().unwrap() += tokens;
+            }
+            assert!(
+                ends.iter().max().unwrap() - ends.iter().min().unwrap() <= 512,
+                "{ends:?}"
+            );
+        }
     }
 }

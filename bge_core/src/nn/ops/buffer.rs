@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
 
-/// Rows of one tile: few enough that every thread gets work, many enough that packing a weight pays.
+/// Rows of one tile: few enough that every thread gets work and results stay in its cache, many enough that packing a weight pays.
 ///
 /// A tile never changes a result: each row is computed alone (see [`super::gemm`]).
 pub(crate) fn tile_rows(rows: usize) -> usize {
-    let threads = rayon::current_num_threads().max(1);
-    rows.div_ceil(threads * 2).clamp(16, 1024)
+    let tiles = match rayon::current_num_threads() {
+        0 | 1 => 1,
+        threads => 2 * threads,
+    };
+    rows.div_ceil(tiles).clamp(16, 512)
 }
 
 /// One float a row, written by the tiles beside their large results.
