@@ -156,14 +156,20 @@ fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
 }
 
 impl Device {
-    /// Takes the GPU of a number and compiles the kernels for it.
-    pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
+    /// The GPUs that this process sees.
+    pub(crate) fn count() -> Result<usize> {
         check_libraries()?;
         let count = CudaContext::device_count().map_err(|error| {
             let message = "the NVIDIA driver finds no GPU; is one there, and may this process use it? Or run with `--devices cpu`";
             Error::new(ErrorKind::Device, message).with_source(error)
         })?;
-        if number >= count.max(0) as usize {
+        Ok(count.max(0) as usize)
+    }
+
+    /// Takes the GPU of a number and compiles the kernels for it.
+    pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
+        let count = Self::count()?;
+        if number >= count {
             bail!(
                 Device,
                 "there is no `cuda:{number}`: {count} CUDA devices were found; name another, or run with `--devices cpu`"

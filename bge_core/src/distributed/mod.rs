@@ -36,6 +36,11 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     /// The number of ranks.
     fn world_size(&self) -> usize;
 
+    /// The number of this rank among those of its host, from 0, which is the number of its GPU.
+    fn local_rank(&self) -> usize {
+        self.rank()
+    }
+
     /// How many ranks, this one among them, compute on the processor cores of this one.
     fn sharers(&self) -> usize {
         self.world_size()

@@ -33,6 +33,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Mpi {
     rank: usize,
     size: usize,
+    local_rank: usize,
     /// Ranks that compute on the same processor cores as this one, which is one of them.
     sharers: usize,
     jobs: Sender<Job>,
@@ -79,6 +80,7 @@ impl Mpi {
         let mut ranks = Self {
             rank: start.rank,
             size: start.size,
+            local_rank: launched.local_rank,
             sharers: 1,
             jobs,
             thread: Mutex::new(Some(thread)),
@@ -238,6 +240,10 @@ impl Communicator for Mpi {
 
     fn world_size(&self) -> usize {
         self.size
+    }
+
+    fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     fn sharers(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Steps with the encoder on an emulated GPU against steps on the CPU.
 
+mod ranks;
+
 use super::batch::TrainBatch;
 use super::step::{StepReport, Stepper};
 use crate::config::TrainingArguments;

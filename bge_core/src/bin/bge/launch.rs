@@ -58,6 +58,7 @@ fn refusal(launched: &Launched, reason: &str) -> Failure {
         launcher,
         rank,
         world_size,
+        ..
     } = launched;
     if *rank > 0 {
         std::thread::sleep(SPEECH);
