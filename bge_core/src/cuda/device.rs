@@ -377,4 +377,33 @@ impl Gpu for Device {
         }
         .map_err(stopped)
     }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn enter(&self) -> Result<u64> {
+        self.bound()?;
+        Ok(self.stream.cu_stream() as u64)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    #[expect(unsafe_code, reason = "the driver is a C library")]
+    fn is_idle(&self) -> Result<bool> {
+        self.bound()?;
+        // SAFETY: the device's own stream.
+        match unsafe { driver::sys::cuStreamQuery(self.stream.cu_stream()) } {
+            driver::sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => code
+                .result()
+                .map(|()| true)
+                .map_err(|error| failed("finish its work", error)),
+        }
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn identity(&self) -> u64 {
+        let uuid = self.stream.context().uuid();
+        let bytes = uuid.map(|uuid| uuid.bytes).unwrap_or_default();
+        bytes
+            .iter()
+            .fold(0, |sum, &byte| crate::random::mix(sum ^ u64::from(byte as u8)))
+    }
 }

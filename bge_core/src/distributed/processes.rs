@@ -311,6 +311,10 @@ impl Communicator for Mpi {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        self.ask(Job::Check)
+    }
+
     fn fail(&self, error: &Error) {
         let (reply, told) = channel();
         let _ = self.jobs.send(Job::Fail(Failure::of(error), reply));

@@ -1,9 +1,13 @@
-//! Flat buffers of GPUs between ranks: down to the host, over the ranks' line, and up again.
+//! Flat buffers of GPUs between ranks: from GPU to GPU where these reach each other, or down to the host, over the ranks' line, and
+//! up again.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cuda::gpu::{Gpu, Plain, read_values};
+#[cfg(any(feature = "nccl", test))]
+use crate::distributed::Nccl;
 use crate::distributed::{Communicator, block};
 use crate::error::Result;
 
@@ -14,34 +18,75 @@ const PIECE: usize = 1 << 22;
 #[derive(Debug)]
 pub(super) struct Between {
     ranks: Arc<dyn Communicator>,
+    gpu: Arc<dyn Gpu>,
+    #[cfg(any(feature = "nccl", test))]
+    nccl: Option<Arc<Nccl>>,
 }
 
 impl Between {
-    pub(super) fn new(ranks: Arc<dyn Communicator>) -> Self {
-        Self { ranks }
+    /// For a rank with this GPU, whose calls wait for `limit` at most.
+    #[cfg(feature = "nccl")]
+    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, limit: Duration) -> Self {
+        Self::through(Arc::new(Nccl::new(ranks, Arc::clone(gpu), limit)), gpu)
     }
 
-    pub(super) fn ranks(&self) -> &dyn Communicator {
-        &*self.ranks
+    /// For a rank with this GPU, whose line has a limit of its own.
+    #[cfg(not(feature = "nccl"))]
+    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, _: Duration) -> Self {
+        Self {
+            ranks,
+            gpu: Arc::clone(gpu),
+            #[cfg(test)]
+            nccl: None,
+        }
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    pub(super) fn through(nccl: Arc<Nccl>, gpu: &Arc<dyn Gpu>) -> Self {
+        Self {
+            ranks: Arc::clone(&nccl) as Arc<dyn Communicator>,
+            gpu: Arc::clone(gpu),
+            nccl: Some(nccl),
+        }
+    }
+
+    pub(super) fn ranks(&self) -> &Arc<dyn Communicator> {
+        &self.ranks
     }
 
     /// Replaces floats of the buffer that begins at `at` by their sums over the ranks.
-    pub(super) fn sum(&self, gpu: &Arc<dyn Gpu>, at: u64, floats: Range<usize>) -> Result<()> {
+    pub(super) fn sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            return nccl.sum(place(at, floats.start), floats.len());
+        }
         for first in floats.clone().step_by(PIECE) {
             let (at, length) = (place(at, first), PIECE.min(floats.end - first));
-            let mut piece: Vec<f32> = read_values(gpu, at, length)?;
+            let mut piece: Vec<f32> = read_values(&self.gpu, at, length)?;
             self.ranks.all_reduce(&mut piece)?;
-            gpu.upload(at, f32::bytes(&piece))?;
+            self.gpu.upload(at, f32::bytes(&piece))?;
         }
         Ok(())
     }
 
     /// Gives all ranks the blocks of each, which lie in the buffer that begins at `at`.
-    pub(super) fn share(&self, gpu: &Arc<dyn Gpu>, at: u64, lengths: &[usize]) -> Result<()> {
+    pub(super) fn share(&self, at: u64, lengths: &[usize]) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            for root in 0..lengths.len() {
+                let (first, length) = block(lengths, root);
+                nccl.share(root, place(at, first), length)?;
+            }
+            return Ok(());
+        }
         self.gather(
             lengths,
-            |own| read_values(gpu, place(at, own.start), own.len()),
-            |first, floats| gpu.upload(place(at, first), f32::bytes(floats)),
+            |own| read_values(&self.gpu, place(at, own.start), own.len()),
+            |first, floats| self.gpu.upload(place(at, first), f32::bytes(floats)),
         )
     }
 

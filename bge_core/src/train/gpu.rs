@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::between::Between;
 use super::zero::Moments;
@@ -49,12 +50,24 @@ impl OnGpu {
         }
     }
 
-    /// Makes this one rank of several, which share out what the stage says.
-    pub(super) fn join(&mut self, ranks: Arc<dyn Communicator>, zero_stage: usize) -> Result<()> {
-        let world_size = ranks.world_size();
-        if world_size == 1 {
-            return Ok(());
+    /// Makes this one rank of several, which share out what the stage says and wait for each other for `limit` at most; the line
+    /// that they speak on from here on.
+    pub(super) fn join(
+        &mut self,
+        ranks: Arc<dyn Communicator>,
+        zero_stage: usize,
+        limit: Duration,
+    ) -> Result<Arc<dyn Communicator>> {
+        if ranks.world_size() == 1 {
+            return Ok(ranks);
         }
+        let between = Between::new(ranks, self.encoder.flat().0, limit);
+        self.join_over(between, zero_stage)
+    }
+
+    /// The same over a way that is there.
+    pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
+        let ranks = Arc::clone(between.ranks());
         if zero_stage > 1 {
             bail!(
                 Unsupported,
@@ -62,12 +75,12 @@ impl OnGpu {
             );
         }
         if zero_stage == 1 {
-            let chunks = even(self.encoder.flat().2 / CHUNK, world_size);
+            let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
             self.blocks = Some(chunks.into_iter().map(|chunks| chunks * CHUNK).collect());
             self.optimizer = None;
         }
-        self.between = Some(Between::new(ranks));
-        Ok(())
+        self.between = Some(between);
+        Ok(ranks)
     }
 
     /// Whether all ranks must come together for the moments.
@@ -144,7 +157,7 @@ impl OnGpu {
         };
         let (sums, _) = self.encoder.gradients()?;
         for stretch in self.encoder.stretches(&live) {
-            between.sum(self.encoder.flat().0, sums.address(), stretch)?;
+            between.sum(sums.address(), stretch)?;
         }
         // Rank 0's norm is everyone's: GPUs of other kinds may round it otherwise.
         let own = self.optimizer()?.norm(&self.encoder, &live)?;
@@ -172,8 +185,7 @@ impl OnGpu {
         self.optimizer()?
             .step(&self.encoder, &updates, host.gpu_betas(), clip)?;
         if let (Some(between), Some(blocks)) = (&self.between, &self.blocks) {
-            let (gpu, at, _) = self.encoder.flat();
-            between.share(gpu, at, blocks)?;
+            between.share(self.encoder.flat().1, blocks)?;
             self.encoder.renew_copies()?;
         }
         self.raise();

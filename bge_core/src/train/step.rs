@@ -38,6 +38,9 @@ pub struct Stepper {
     zero_stage: usize,
     /// What the ranks share out, where they do.
     shards: Option<Arc<Shards>>,
+    /// How long ranks with GPUs wait for each other.
+    #[cfg(any(feature = "cuda", test))]
+    limit: std::time::Duration,
     /// What is on a GPU, where it is.
     #[cfg(any(feature = "cuda", test))]
     gpu: Option<super::gpu::OnGpu>,
@@ -133,6 +136,8 @@ impl Stepper {
             ranks: Arc::new(Solo),
             zero_stage: arguments.zero_stage,
             shards: None,
+            #[cfg(any(feature = "cuda", test))]
+            limit: std::time::Duration::from_secs(arguments.ddp_timeout as u64),
             #[cfg(feature = "cuda")]
             gpu,
             #[cfg(all(test, not(feature = "cuda")))]
@@ -148,8 +153,7 @@ impl Stepper {
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
-            gpu.join(Arc::clone(&ranks), self.zero_stage)?;
-            self.ranks = ranks;
+            self.ranks = gpu.join(ranks, self.zero_stage, self.limit)?;
             return Ok(());
         }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
@@ -386,6 +390,16 @@ impl Stepper {
         self.objective.encoder_mut().move_to_gpu(gpu, variant)?;
         let encoder = self.objective.encoder().gpu().map(Arc::clone);
         self.gpu = encoder.map(|encoder| super::gpu::OnGpu::new(encoder, variant.storage));
+        Ok(())
+    }
+
+    /// [`Stepper::join`] through GPUs that reach each other.
+    #[cfg(test)]
+    pub(super) fn join_through(&mut self, nccl: Arc<crate::distributed::Nccl>) -> Result<()> {
+        if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
+            let between = super::between::Between::through(nccl, encoder.flat().0);
+            self.ranks = gpu.join_over(between, self.zero_stage)?;
+        }
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use candle_core::Tensor;
 
 use super::*;
-use crate::distributed::{Communicator, ThreadGroup, of_rank};
+use crate::cuda::emulator::real;
+use crate::distributed::{Communicator, Nccl, ThreadGroup, of_rank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Bert, CrossEncoder, M3};
 use crate::train::{MicroBatch, PairBatch};
@@ -133,12 +134,22 @@ impl Kind {
         storage: Storage,
         work: impl Fn(&mut Stepper, &dyn Communicator) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
+        self.world_over(ranks, arguments, storage, Stepper::join, work)
+    }
+
+    /// The same with another way to join.
+    fn world_over<T: Send>(
+        self,
+        ranks: usize,
+        arguments: &TrainingArguments,
+        storage: Storage,
+        join: impl Fn(&mut Stepper, Arc<dyn Communicator>) -> Result<()> + Sync,
+        work: impl Fn(&mut Stepper, &dyn Communicator) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
         let lines = ThreadGroup::create(ranks, LIMIT)?;
         let run = &|line: Arc<dyn Communicator>| {
             let mut stepper = self.stepper(arguments, storage);
-            let result = stepper
-                .join(Arc::clone(&line))
-                .and_then(|()| work(&mut stepper, &*line));
+            let result = join(&mut stepper, Arc::clone(&line)).and_then(|()| work(&mut stepper, &*line));
             result.inspect_err(|error| line.fail(&of_rank(line.rank(), error)))
         };
         std::thread::scope(|scope| {
@@ -281,6 +292,36 @@ fn sharing_out_the_optimizer_changes_no_bit() {
     assert_eq!(whole[0], shared[0]);
     // Rank 0 alone brings the moments together.
     assert_eq!(std::mem::take(&mut shared[1].2), BTreeMap::new());
+}
+
+/// Joins through a NCCL that is none.
+fn join_through_gpus(stepper: &mut Stepper, line: Arc<dyn Communicator>) -> Result<()> {
+    let gpu = Arc::clone(stepper.model().gpu().unwrap().flat().0);
+    stepper.join_through(Arc::new(Nccl::faked(line, gpu, LIMIT)))
+}
+
+#[test]
+fn gpus_that_reach_each_other_train_as_through_their_hosts() {
+    // What stands for NCCL cannot reach the memory of a device.
+    if real().is_some() || !possible(Storage::Bf16) {
+        return;
+    }
+    let (kind, storage) = (Kind::Embedder, Storage::Bf16);
+    for zero_stage in [0, 1] {
+        let arguments = TrainingArguments {
+            zero_stage,
+            ..kind.arguments()
+        };
+        let steps = |stepper: &mut Stepper, line: &dyn Communicator| {
+            let reports = kind.steps(stepper, line, 0..2)?;
+            let moments: Vec<_> = stepper.moments()?.into_keys().collect();
+            Ok((reports, own_weights(stepper), moments))
+        };
+        let host = kind.world(2, &arguments, storage, steps).unwrap();
+        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps);
+        // The sum of two numbers has one order.
+        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}");
+    }
 }
 
 #[test]
