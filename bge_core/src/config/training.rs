@@ -160,6 +160,13 @@ arguments! {
 }
 
 impl TrainingArguments {
+    /// Whether the ranks compute on GPUs.
+    pub(crate) fn on_gpus(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|name| name.trim().to_ascii_lowercase().starts_with("cuda"))
+    }
+
     /// The number of ranks that share a step.
     pub fn world_size(&self) -> usize {
         self.nproc_per_node.unwrap_or(self.devices.len()).max(1)

@@ -1,5 +1,6 @@
 //! Steps with the encoder on an emulated GPU against steps on the CPU.
 
+mod memory;
 mod ranks;
 
 use super::batch::TrainBatch;
