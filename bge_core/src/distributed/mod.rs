@@ -2,7 +2,7 @@
 //!
 //! A rank holds a copy of the model, or its block of what the ranks share out (`zero_stage`), and a share of every batch.
 //! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process, and a process may
-//! be a rank with the feature `mpi`. Every sum is made in the order of the ranks, so that all of them hold
+//! be a rank with the feature `mpi`, or `nccl` under torchrun. Every sum is made in the order of the ranks, so that all of them hold
 //! the same bits, whoever came first; between GPUs that NCCL connects (`nccl`) all hold the same bits too, but the order is NCCL's.
 //!
 //! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
@@ -18,9 +18,14 @@ mod nccl;
 #[cfg(feature = "mpi")]
 mod processes;
 mod solo;
+#[cfg(any(feature = "nccl", test))]
+mod store;
 mod threads;
+#[cfg(any(feature = "nccl", test))]
+mod torchrun;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{Result, bail};
 pub(crate) use failure::of_rank;
@@ -31,6 +36,8 @@ pub(crate) use nccl::Nccl;
 pub use processes::Mpi;
 pub use solo::Solo;
 pub use threads::{ThreadGroup, ThreadRank, together};
+#[cfg(any(feature = "nccl", test))]
+pub use torchrun::Torchrun;
 
 /// One rank's line to the others.
 pub trait Communicator: fmt::Debug + Send + Sync {
@@ -78,6 +85,21 @@ pub trait Communicator: fmt::Debug + Send + Sync {
 
     /// Ends the group: every present and later call of every rank fails with this error. Only the first one counts.
     fn fail(&self, error: &crate::Error);
+}
+
+/// A rank that is a process, among others that a launcher started.
+pub trait Process: Communicator {
+    /// Makes calls wait for `limit` at most.
+    fn set_limit(&self, limit: Duration);
+
+    /// Ends the group where all went well: waits for all ranks to come here. No call can follow.
+    fn end(&self) -> Result<()>;
+
+    /// After a failure: waits a little for all ranks to know of it; those that may not. What is left then is [`Process::abort`].
+    fn farewell(&self) -> Vec<usize>;
+
+    /// Ends this process at once, and the others where it can; the launcher gets `code`.
+    fn abort(&self, code: i32);
 }
 
 /// Where the block of `rank` begins, and its length, among blocks of these lengths.

@@ -16,7 +16,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::launcher::{Launched, Launcher};
 use super::line::{Brought, Exchange, Job, Line};
-use super::{Communicator, block, check_lengths, check_own, check_root, even};
+use super::{Communicator, Process, block, check_lengths, check_own, check_root, even};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::random::mix;
 
@@ -319,6 +319,24 @@ impl Communicator for Mpi {
         let (reply, told) = channel();
         let _ = self.jobs.send(Job::Fail(Failure::of(error), reply));
         let _ = told.recv();
+    }
+}
+
+impl Process for Mpi {
+    fn set_limit(&self, limit: Duration) {
+        Self::set_limit(self, limit);
+    }
+
+    fn end(&self) -> Result<()> {
+        Self::end(self)
+    }
+
+    fn farewell(&self) -> Vec<usize> {
+        Self::farewell(self)
+    }
+
+    fn abort(&self, code: i32) {
+        Self::abort(self, code);
     }
 }
 
