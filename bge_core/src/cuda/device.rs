@@ -13,6 +13,7 @@ use cudarc::driver::{
 };
 use cudarc::{cublas, driver, nvrtc};
 
+use super::cache;
 use super::gpu::{Arg, Gpu, Memory, Product, Storage};
 use super::kernels::{NAMES, SOURCE, THREADS, Variant};
 use crate::error::{Error, ErrorKind, Result, bail};
@@ -112,11 +113,7 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     };
     let source = CString::new(SOURCE).map_err(|_| internal("the kernels hold a zero byte".to_owned()))?;
     let program = Program(result::create_program(&source, Some(c"bge.cu")).map_err(stopped)?);
-    let mut options: Vec<String> = variant
-        .macros()
-        .map(|(name, value)| format!("-D{name}={value}"))
-        .to_vec();
-    options.push(format!("--gpu-architecture=sm_{architecture}"));
+    let options = options(variant, architecture);
     // SAFETY: the program lives; the buffers have the lengths that the library asked for.
     unsafe {
         if let Err(error) = result::compile_program(program.0, &options) {
@@ -140,7 +137,34 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     }
 }
 
-/// The same, compiled once for each variant.
+/// What NVRTC is told.
+fn options(variant: Variant, architecture: usize) -> Vec<String> {
+    let macros = variant.macros().into_iter();
+    let mut options: Vec<String> = macros.map(|(name, value)| format!("-D{name}={value}")).collect();
+    options.push(format!("--gpu-architecture=sm_{architecture}"));
+    options
+}
+
+/// The same code from disk, where it was compiled before by the NVRTC that is here.
+#[expect(unsafe_code, reason = "NVRTC is a C library")]
+fn compiled_before(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: it writes two numbers.
+    let version = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    if version.result().is_err() {
+        return compile(variant, architecture);
+    }
+    let options = options(variant, architecture);
+    let version = format!("NVRTC {major}.{minor}");
+    let words: Vec<&str> = [SOURCE, &version]
+        .into_iter()
+        .chain(options.iter().map(String::as_str))
+        .collect();
+    let folder = cache::folder(|name| std::env::var(name).ok());
+    cache::kept(folder.as_deref(), &words, || compile(variant, architecture))
+}
+
+/// The same, once for each variant.
 fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
     static KNOWN: Mutex<Vec<(Variant, usize, Vec<u8>)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +174,7 @@ fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
     {
         return Ok(code.clone());
     }
-    let code = compile(variant, architecture)?;
+    let code = compiled_before(variant, architecture)?;
     known.push((variant, architecture, code.clone()));
     Ok(code)
 }
