@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{
@@ -147,7 +148,11 @@ fn options(variant: Variant, architecture: usize) -> Vec<String> {
 
 /// The same code from disk, where it was compiled before by the NVRTC that is here.
 #[expect(unsafe_code, reason = "NVRTC is a C library")]
-fn compiled_before(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
+pub(crate) fn compiled_before(
+    variant: Variant,
+    architecture: usize,
+    folder: Option<&Path>,
+) -> Result<Vec<u8>> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: it writes two numbers.
     let version = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
@@ -160,8 +165,7 @@ fn compiled_before(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
         .into_iter()
         .chain(options.iter().map(String::as_str))
         .collect();
-    let folder = cache::folder(|name| std::env::var(name).ok());
-    cache::kept(folder.as_deref(), &words, || compile(variant, architecture))
+    cache::kept(folder, &words, || compile(variant, architecture))
 }
 
 /// The same, once for each variant.
@@ -174,7 +178,8 @@ fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
     {
         return Ok(code.clone());
     }
-    let code = compiled_before(variant, architecture)?;
+    let folder = cache::folder(|name| std::env::var(name).ok());
+    let code = compiled_before(variant, architecture, folder.as_deref())?;
     known.push((variant, architecture, code.clone()));
     Ok(code)
 }

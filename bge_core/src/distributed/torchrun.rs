@@ -78,7 +78,9 @@ impl Torchrun {
         let restart = set("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
         let own_threads = set("RAYON_NUM_THREADS").is_some();
         let sharers = set("LOCAL_WORLD_SIZE").and_then(|size| size.trim().parse().ok());
-        let connect = || Store::connect(&address, port, START);
+        // The keeper's own name may not be known yet where it runs.
+        let host = if keeps { "localhost" } else { &address };
+        let connect = || Store::connect(host, port, START);
         Ok(Self {
             rank: launched.rank,
             size: launched.world_size,

@@ -23,7 +23,7 @@ pub(crate) fn run(
     match launched()? {
         None => work(None),
         #[cfg(feature = "nccl")]
-        Some(launched) if launched.launcher == Launcher::Torchrun && on_gpus()? => {
+        Some(launched) if trains(&launched, on_gpus)? => {
             let start = bge_core::distributed::Torchrun::start;
             Ranks::run(&launched, start, |ranks| work(Some(ranks)))
         }
@@ -34,6 +34,16 @@ pub(crate) fn run(
         }
         Some(launched) => Err(refusal(&launched, &way_out(&launched))),
     }
+}
+
+/// Whether torchrun's processes are ranks of this run; rank 0 alone says what is wrong with its settings.
+#[cfg(feature = "nccl")]
+fn trains(launched: &Launched, on_gpus: impl FnOnce() -> Outcome<bool>) -> Outcome<bool> {
+    if launched.launcher != Launcher::Torchrun {
+        return Ok(false);
+    }
+    crate::command::set_silent(launched.rank > 0);
+    on_gpus()
 }
 
 /// Refuses to do the whole work once in every process of a launcher.

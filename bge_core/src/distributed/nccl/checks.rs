@@ -130,3 +130,15 @@ fn the_settings_of_a_communicator_have_the_form_of_version_2_14() {
     assert_eq!(size_of::<library::Config>(), 24);
     assert_eq!(size_of::<Id>(), ID_BYTES);
 }
+
+#[cfg(feature = "nccl")]
+#[test]
+fn the_library_has_the_functions_that_are_used_and_makes_ids_without_a_gpu() {
+    match Nvidia::open() {
+        Ok(nvidia) => assert_ne!(nvidia.id().unwrap().0, nvidia.id().unwrap().0),
+        Err(error) => {
+            eprintln!("skipped: NCCL is not there (a Python wheel has it: `pip install nvidia-nccl-cu13`)");
+            assert!(error.to_string().contains("LD_LIBRARY_PATH"), "{error}");
+        }
+    }
+}
