@@ -41,6 +41,32 @@ rm -rf "$out/halves/checkpoint-20" "$out/halves/model.safetensors"
     --resume_from_checkpoint "$out/halves/checkpoint-10"
 cmp "$out/whole/model.safetensors" "$out/halves/model.safetensors" && echo "the same bytes"
 
+ranks() {
+    local name=$1
+    shift
+    rm -rf "$out/$name"
+    "$bge" finetune encoder_only.base "${flags[@]}" --negatives_cross_device True --save_strategy no --output_dir "$out/$name" --json "$@" |
+        tail -1 | tee "$out/$name.json"
+}
+echo "=== two ranks that share $device, through the host, beside one with the joined batch; the second with ZeRO 1"
+ranks one --devices "$device" --per_device_train_batch_size 16
+ranks two --devices "$device" "$device"
+ranks two-zero --devices "$device" "$device" --zero_stage 1
+cmp "$out/two/model.safetensors" "$out/two-zero/model.safetensors" && echo "ZeRO 1 has the same bytes"
+
+gpus=$(nvidia-smi --list-gpus | wc -l)
+if [ "$gpus" -gt 1 ]; then
+    echo "=== NCCL: two GPUs of one process, two processes of torchrun"
+    cargo build --release -p bge_core --features nccl
+    ranks nccl --devices cuda:0 cuda:1
+    if [ -x "$peer/bin/torchrun" ]; then
+        rm -rf "$out/torchrun"
+        "$peer/bin/torchrun" --nproc_per_node 2 --no-python "$bge" finetune encoder_only.base "${flags[@]}" --devices cuda \
+            --negatives_cross_device True --save_strategy no --output_dir "$out/torchrun" --json | tee "$out/torchrun.json"
+        cmp "$out/nccl/model.safetensors" "$out/torchrun/model.safetensors" && echo "the same bytes"
+    fi
+fi
+
 if [ ! -x "$peer/bin/python" ]; then
     echo "=== no speed table: run benches/peer_setup.sh $peer with a CUDA build of torch first"
     exit 0

@@ -144,8 +144,27 @@ impl Findings {
         }
     }
 
-    /// Refuses devices that this build does not have.
+    /// Refuses devices that this build does not have, and several that do not encode together.
     pub(super) fn devices(&mut self, devices: &[String]) {
+        self.known_devices(devices);
+        if devices.len() > 1 && on_gpu(devices) {
+            let message =
+                "one GPU at a time; several, or one beside the processor, do not encode together yet";
+            self.error("config.unsupported", "devices", message);
+        }
+    }
+
+    /// Refuses devices that this build does not have, and GPUs beside the processor, which do not train together.
+    fn training_devices(&mut self, devices: &[String]) {
+        self.known_devices(devices);
+        let gpus = devices.iter().filter(|name| cuda_number(name).is_some()).count();
+        if on_gpu(devices) && gpus < devices.len() {
+            let message = "GPUs and the processor do not train together; name GPUs alone, or `cpu` alone";
+            self.error("config.unsupported", "devices", message);
+        }
+    }
+
+    fn known_devices(&mut self, devices: &[String]) {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
@@ -160,11 +179,6 @@ impl Findings {
                 ""
             };
             let message = format!("this build computes on `cpu`, got {}{hint}", shown_text(device));
-            self.error("config.unsupported", "devices", message);
-        }
-        if devices.len() > 1 && on_gpu(devices) {
-            let message =
-                "one GPU at a time; several, or one beside the processor, do not train together yet";
             self.error("config.unsupported", "devices", message);
         }
     }
@@ -395,12 +409,8 @@ impl FinetuneConfig {
             ];
             findings.precision(&wanted, &training.devices);
         }
-        findings.devices(&training.devices);
+        findings.training_devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
-        if training.nproc_per_node.is_some_and(|ranks| ranks > 1) && on_gpu(&training.devices) {
-            let message = "a GPU trains as one rank; leave it out";
-            findings.error("config.unsupported", "nproc_per_node", message);
-        }
         findings.count(
             "nproc_per_node",
             training.nproc_per_node.unwrap_or(ranks),
@@ -417,6 +427,10 @@ impl FinetuneConfig {
             let message =
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "zero_stage", message);
+        }
+        if training.zero_stage > 1 && ranks > 1 && on_gpu(&training.devices) {
+            let message = "GPUs share out the optimizer at most: give 1, or train with `--devices cpu`";
+            findings.error("config.unsupported", "zero_stage", message);
         }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
@@ -440,6 +454,33 @@ impl FinetuneConfig {
 #[cfg(test)]
 mod tests {
     use super::cuda_number;
+
+    /// The codes of what is wrong with training on these devices.
+    #[cfg(feature = "cuda")]
+    fn wrong(devices: &[&str], ranks: Option<usize>, zero_stage: usize) -> Vec<String> {
+        let mut config = crate::config::FinetuneConfig::default();
+        config.training.devices = devices.iter().map(|&name| name.to_owned()).collect();
+        config.training.nproc_per_node = ranks;
+        config.training.zero_stage = zero_stage;
+        let Err(issues) = config.check() else {
+            return Vec::new();
+        };
+        let fields = issues.iter().filter_map(|issue| issue.field.clone());
+        fields
+            .filter(|field| ["devices", "nproc_per_node", "zero_stage"].contains(&field.as_str()))
+            .collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn gpus_train_together_and_share_out_the_optimizer_at_most() {
+        let none: [&str; 0] = [];
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 1), none);
+        assert_eq!(wrong(&["cuda"], Some(4), 0), none);
+        assert_eq!(wrong(&["cuda:0", "cpu"], None, 0), ["devices"]);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], Some(3), 0), ["nproc_per_node"]);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 2), ["zero_stage"]);
+    }
 
     #[test]
     fn names_of_cuda_devices_have_a_number() {

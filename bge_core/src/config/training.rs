@@ -104,13 +104,14 @@ arguments! {
         /// Worker processes of upstream's loader. Batches are made by the threads of this process, so it changes nothing.
         dataloader_num_workers: usize = 0;
         /// The devices to train on, one rank on each: `cpu cpu` is two ranks that share the processor. A build with the feature
-        /// `cuda` also takes one `cuda:N`. The processor if not given.
+        /// `cuda` also takes GPUs: `cuda:0 cuda:1`, or `cuda`, which is for each rank the GPU of its place on its host. The
+        /// processor if not given.
         devices: Vec<String> = Vec::new(), ours;
         /// The ranks that share a step, as torchrun's flag: each takes `per_device_train_batch_size` queries and a part of the
         /// processor's threads. The number of `devices` if not given.
         nproc_per_node: Option<usize> = None, ours;
         /// What the ranks share out instead of each holding all of it: 1 the optimizer, 2 also gradients, 3 also weights. The
-        /// result is that of 0 (from 2 on up to rounding), and so is the checkpoint.
+        /// result is that of 0 (from 2 on up to rounding), and so is the checkpoint. GPUs have no more than 1.
         zero_stage: usize = 0, ours;
         /// A JSON file of `DeepSpeed`, or its text: it gives `zero_stage`, and what else it says must be "auto" or what the other
         /// settings say.
@@ -159,6 +160,13 @@ arguments! {
 }
 
 impl TrainingArguments {
+    /// Whether the ranks compute on GPUs.
+    pub(crate) fn on_gpus(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|name| name.trim().to_ascii_lowercase().starts_with("cuda"))
+    }
+
     /// The number of ranks that share a step.
     pub fn world_size(&self) -> usize {
         self.nproc_per_node.unwrap_or(self.devices.len()).max(1)

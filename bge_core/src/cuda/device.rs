@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{
@@ -13,6 +14,7 @@ use cudarc::driver::{
 };
 use cudarc::{cublas, driver, nvrtc};
 
+use super::cache;
 use super::gpu::{Arg, Gpu, Memory, Product, Storage};
 use super::kernels::{NAMES, SOURCE, THREADS, Variant};
 use crate::error::{Error, ErrorKind, Result, bail};
@@ -112,11 +114,7 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     };
     let source = CString::new(SOURCE).map_err(|_| internal("the kernels hold a zero byte".to_owned()))?;
     let program = Program(result::create_program(&source, Some(c"bge.cu")).map_err(stopped)?);
-    let mut options: Vec<String> = variant
-        .macros()
-        .map(|(name, value)| format!("-D{name}={value}"))
-        .to_vec();
-    options.push(format!("--gpu-architecture=sm_{architecture}"));
+    let options = options(variant, architecture);
     // SAFETY: the program lives; the buffers have the lengths that the library asked for.
     unsafe {
         if let Err(error) = result::compile_program(program.0, &options) {
@@ -140,7 +138,37 @@ pub(crate) fn compile(variant: Variant, architecture: usize) -> Result<Vec<u8>> 
     }
 }
 
-/// The same, compiled once for each variant.
+/// What NVRTC is told.
+fn options(variant: Variant, architecture: usize) -> Vec<String> {
+    let macros = variant.macros().into_iter();
+    let mut options: Vec<String> = macros.map(|(name, value)| format!("-D{name}={value}")).collect();
+    options.push(format!("--gpu-architecture=sm_{architecture}"));
+    options
+}
+
+/// The same code from disk, where it was compiled before by the NVRTC that is here.
+#[expect(unsafe_code, reason = "NVRTC is a C library")]
+pub(crate) fn compiled_before(
+    variant: Variant,
+    architecture: usize,
+    folder: Option<&Path>,
+) -> Result<Vec<u8>> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: it writes two numbers.
+    let version = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    if version.result().is_err() {
+        return compile(variant, architecture);
+    }
+    let options = options(variant, architecture);
+    let version = format!("NVRTC {major}.{minor}");
+    let words: Vec<&str> = [SOURCE, &version]
+        .into_iter()
+        .chain(options.iter().map(String::as_str))
+        .collect();
+    cache::kept(folder, &words, || compile(variant, architecture))
+}
+
+/// The same, once for each variant.
 fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
     static KNOWN: Mutex<Vec<(Variant, usize, Vec<u8>)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,20 +178,27 @@ fn compiled(variant: Variant, architecture: usize) -> Result<Vec<u8>> {
     {
         return Ok(code.clone());
     }
-    let code = compile(variant, architecture)?;
+    let folder = cache::folder(|name| std::env::var(name).ok());
+    let code = compiled_before(variant, architecture, folder.as_deref())?;
     known.push((variant, architecture, code.clone()));
     Ok(code)
 }
 
 impl Device {
-    /// Takes the GPU of a number and compiles the kernels for it.
-    pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
+    /// The GPUs that this process sees.
+    pub(crate) fn count() -> Result<usize> {
         check_libraries()?;
         let count = CudaContext::device_count().map_err(|error| {
             let message = "the NVIDIA driver finds no GPU; is one there, and may this process use it? Or run with `--devices cpu`";
             Error::new(ErrorKind::Device, message).with_source(error)
         })?;
-        if number >= count.max(0) as usize {
+        Ok(count.max(0) as usize)
+    }
+
+    /// Takes the GPU of a number and compiles the kernels for it.
+    pub(crate) fn open(number: usize, variant: Variant, tf32: bool) -> Result<Self> {
+        let count = Self::count()?;
+        if number >= count {
             bail!(
                 Device,
                 "there is no `cuda:{number}`: {count} CUDA devices were found; name another, or run with `--devices cpu`"
@@ -370,5 +405,34 @@ impl Gpu for Device {
             )
         }
         .map_err(stopped)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn enter(&self) -> Result<u64> {
+        self.bound()?;
+        Ok(self.stream.cu_stream() as u64)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    #[expect(unsafe_code, reason = "the driver is a C library")]
+    fn is_idle(&self) -> Result<bool> {
+        self.bound()?;
+        // SAFETY: the device's own stream.
+        match unsafe { driver::sys::cuStreamQuery(self.stream.cu_stream()) } {
+            driver::sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => code
+                .result()
+                .map(|()| true)
+                .map_err(|error| failed("finish its work", error)),
+        }
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn identity(&self) -> u64 {
+        let uuid = self.stream.context().uuid();
+        let bytes = uuid.map(|uuid| uuid.bytes).unwrap_or_default();
+        bytes
+            .iter()
+            .fold(0, |sum, &byte| crate::random::mix(sum ^ u64::from(byte as u8)))
     }
 }

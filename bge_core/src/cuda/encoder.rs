@@ -1,5 +1,6 @@
 //! A BERT or XLM-RoBERTa encoder on a GPU: its weights, its forward and its backward.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
@@ -60,7 +61,8 @@ pub(crate) struct Store {
     pub(crate) flat: Memory,
     /// Copies of the layers' weights in the storage type, unless that is f32.
     pub(crate) half: Option<Memory>,
-    element: usize,
+    /// Bytes of a number of the storage type.
+    pub(crate) element: usize,
 }
 
 impl Store {
@@ -238,6 +240,38 @@ impl Encoder {
         Ok(())
     }
 
+    /// The floats of a weight in the flat buffers.
+    pub(crate) fn floats(&self, id: usize) -> Range<usize> {
+        let place = self.store.layout.places().get(id);
+        place.map_or(0..0, |place| place.first..place.first + place.len)
+    }
+
+    /// The GPU, where the floats of all weights are, and how many.
+    #[cfg(feature = "train")]
+    pub(crate) fn flat(&self) -> (&Arc<dyn Gpu>, u64, usize) {
+        let floats = self.store.layout.floats();
+        (&self.ops.gpu, self.store.flat.address(), floats)
+    }
+
+    /// The floats of the weights that take part, those that lie side by side as one stretch.
+    #[cfg(feature = "train")]
+    pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
+        self.store.layout.stretches(live)
+    }
+
+    /// Makes the copies in the storage type again, after the weights were changed from outside.
+    #[cfg(feature = "train")]
+    pub(crate) fn renew_copies(&self) -> Result<()> {
+        let range = self.store.layout.half();
+        match &self.store.half {
+            Some(half) => {
+                let from = self.store.flat.at(range.start * size_of::<f32>());
+                self.ops.narrow(range.len(), from, half.address())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Of each weight, whether the GPU computes with it.
     pub(crate) fn inside(&self) -> impl Iterator<Item = bool> {
         self.store.layout.places().iter().map(|place| place.inside)
@@ -254,7 +288,7 @@ impl Encoder {
     }
 
     /// The flat gradients, and what they were multiplied by.
-    pub(super) fn gradients(&self) -> Result<(Arc<Memory>, f32)> {
+    pub(crate) fn gradients(&self) -> Result<(Arc<Memory>, f32)> {
         let mut sums = self.sums();
         let scale = sums.scale;
         if let Some(memory) = &sums.memory {

@@ -183,6 +183,18 @@ pub(crate) trait Gpu: fmt::Debug + Send + Sync {
     fn launch(&self, kernel: &'static str, grid: [usize; 2], args: &[Arg]) -> Result<()>;
 
     fn product(&self, product: Product) -> Result<()>;
+
+    /// Makes it the GPU of this thread for other libraries, and says in which stream its work is done.
+    #[cfg(any(feature = "nccl", test))]
+    fn enter(&self) -> Result<u64>;
+
+    /// Whether everything before is done.
+    #[cfg(any(feature = "nccl", test))]
+    fn is_idle(&self) -> Result<bool>;
+
+    /// A number that no other device has.
+    #[cfg(any(feature = "nccl", test))]
+    fn identity(&self) -> u64;
 }
 
 /// Numbers that have a plain form in memory.

@@ -65,6 +65,20 @@ impl Layout {
         self.half.clone()
     }
 
+    /// The floats of the weights that take part, those that lie side by side as one stretch.
+    #[cfg(feature = "train")]
+    pub(crate) fn stretches(&self, live: &[bool]) -> Vec<std::ops::Range<usize>> {
+        let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
+        for (place, _) in self.places.iter().zip(live).filter(|(_, live)| **live) {
+            let end = place.first + place.len.next_multiple_of(CHUNK);
+            match stretches.last_mut().filter(|last| last.end == place.first) {
+                Some(last) => last.end = end,
+                None => stretches.push(place.first..end),
+            }
+        }
+        stretches
+    }
+
     /// The index of a weight.
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.places
@@ -105,5 +119,7 @@ mod tests {
         assert_eq!(layout.find("pooler.dense.bias"), Some(4));
         let inside: Vec<bool> = layout.places().iter().map(|place| place.inside).collect();
         assert_eq!(inside, [false, true, true, true, false]);
+        let stretches = layout.stretches(&[true, true, false, true, true]);
+        assert_eq!(stretches, [0..3072, 4096..6144]);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! A batch is flat and has no padding, as on the CPU; dropout draws the same masks, and weights have the same names and order.
 
+mod cache;
 mod encoder;
 pub(crate) mod gpu;
 pub(crate) mod kernels;

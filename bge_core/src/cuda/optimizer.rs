@@ -1,5 +1,7 @@
 //! `AdamW` over the flat buffers of a GPU, and the length of the whole gradient.
 
+use std::ops::Range;
+
 use super::encoder::Encoder;
 use super::gpu::{Arg, Memory, Plain, memory_of, read_values};
 use super::kernels::CHUNK;
@@ -28,7 +30,7 @@ pub(crate) struct Betas {
     pub(crate) epsilon: f32,
 }
 
-/// The moments of all weights of an [`Encoder`]; the weights and gradients are the encoder's.
+/// The moments of the weights of an [`Encoder`], all or a stretch of them; the weights and gradients are the encoder's.
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     first: Memory,
@@ -36,14 +38,16 @@ pub(crate) struct Optimizer {
     /// The weight that each chunk of the flat buffers belongs to.
     chunks: Memory,
     count: usize,
+    /// The floats of the flat buffers that have moments here.
+    own: Range<usize>,
 }
 
 impl Optimizer {
-    /// Moments of zero.
-    pub(crate) fn new(encoder: &Encoder) -> Result<Self> {
+    /// Moments of zero for these floats of the flat buffers, which begin and end with chunks.
+    pub(crate) fn new(encoder: &Encoder, own: Range<usize>) -> Result<Self> {
         let (ops, layout) = (&encoder.ops, &encoder.store.layout);
         let zeros = || {
-            let memory = ops.floats(layout.floats())?;
+            let memory = ops.floats(own.len())?;
             ops.gpu.zero(memory.address(), memory.bytes())?;
             Ok::<_, crate::Error>(memory)
         };
@@ -53,6 +57,7 @@ impl Optimizer {
             second: zeros()?,
             chunks: memory_of(&ops.gpu, &chunks)?,
             count: chunks.len(),
+            own,
         })
     }
 
@@ -80,7 +85,8 @@ impl Optimizer {
         Ok(sums.iter().sum::<f64>().sqrt() / f64::from(scale))
     }
 
-    /// Updates every weight for which there is an update, in the order of the encoder's; every gradient is multiplied by `clip`.
+    /// Updates what has moments here of every weight for which there is an update, in the order of the encoder's; every gradient
+    /// is multiplied by `clip`.
     pub(crate) fn step(
         &self,
         encoder: &Encoder,
@@ -97,16 +103,20 @@ impl Optimizer {
         };
         let scalars: Vec<f32> = updates.iter().flat_map(numbers).collect();
         let scalars = memory_of(&ops.gpu, &scalars)?;
-        let half = store.layout.half();
+        // The kernel counts from the first float of the stretch.
+        let (first, half) = (self.own.start, store.layout.half());
+        let copies = store.half.as_ref().map_or(0, |copies| {
+            copies.at(first.saturating_sub(half.start) * store.element)
+        });
         let args = [
-            (&store.flat).into(),
-            (&*gradients).into(),
+            Arg::Place(store.flat.at(first * size_of::<f32>())),
+            Arg::Place(gradients.at(first * size_of::<f32>())),
             (&self.first).into(),
             (&self.second).into(),
-            store.half.as_ref().into(),
-            Arg::U64(half.start as u64),
-            Arg::U64(half.end as u64),
-            (&self.chunks).into(),
+            Arg::Place(copies),
+            Arg::U64(half.start.saturating_sub(first) as u64),
+            Arg::U64(half.end.saturating_sub(first) as u64),
+            Arg::Place(self.chunks.at(first / CHUNK * size_of::<u32>())),
             (&scalars).into(),
             (clip / scale).into(),
             betas.beta1.into(),
@@ -115,41 +125,36 @@ impl Optimizer {
             betas.take2.into(),
             betas.epsilon.into(),
         ];
-        ops.gpu.launch("adamw", [self.count, 1], &args)
+        ops.gpu.launch("adamw", [self.own.len() / CHUNK, 1], &args)
     }
 
-    /// Both moments of a weight.
-    pub(crate) fn moments(&self, encoder: &Encoder, id: usize) -> Result<[Vec<f32>; 2]> {
-        let (at, len) = place(encoder, id)?;
-        let read = |of: &Memory| read_values(&encoder.ops.gpu, of.at(at), len);
-        Ok([read(&self.first)?, read(&self.second)?])
+    /// First or second moments (0 or 1) of floats that have some here.
+    pub(crate) fn moments(&self, encoder: &Encoder, kind: usize, floats: Range<usize>) -> Result<Vec<f32>> {
+        let memory = [&self.first, &self.second][kind.min(1)];
+        let at = (floats.start - self.own.start) * size_of::<f32>();
+        read_values(&encoder.ops.gpu, memory.at(at), floats.len())
     }
 
-    /// Changes both moments of a weight.
-    pub(crate) fn set_moments(
-        &self,
-        encoder: &Encoder,
-        id: usize,
-        [first, second]: [&[f32]; 2],
-    ) -> Result<()> {
-        let (at, len) = place(encoder, id)?;
-        if first.len() != len || second.len() != len {
+    /// Changes both moments of a weight, as far as they are here.
+    pub(crate) fn set_moments(&self, encoder: &Encoder, id: usize, moments: [&[f32]; 2]) -> Result<()> {
+        let place = encoder.floats(id);
+        if moments.iter().any(|moments| moments.len() != place.len()) {
+            let len = moments[0].len();
             bail!(
                 Internal,
-                "moments of {} numbers do not fit a weight of {len}",
-                first.len()
+                "moments of {len} numbers do not fit a weight of {}",
+                place.len()
             );
         }
-        let gpu = &encoder.ops.gpu;
-        gpu.upload(self.first.at(at), f32::bytes(first))?;
-        gpu.upload(self.second.at(at), f32::bytes(second))
-    }
-}
-
-/// The first byte of a weight in a flat buffer, and its floats.
-fn place(encoder: &Encoder, id: usize) -> Result<(usize, usize)> {
-    match encoder.store.layout.places().get(id) {
-        Some(place) => Ok((place.first * size_of::<f32>(), place.len)),
-        None => bail!(Internal, "there is no weight {id}"),
+        let (start, end) = (place.start.max(self.own.start), place.end.min(self.own.end));
+        if start >= end {
+            return Ok(());
+        }
+        let at = (start - self.own.start) * size_of::<f32>();
+        for (memory, moments) in [&self.first, &self.second].into_iter().zip(moments) {
+            let here = &moments[start - place.start..end - place.start];
+            encoder.ops.gpu.upload(memory.at(at), f32::bytes(here))?;
+        }
+        Ok(())
     }
 }

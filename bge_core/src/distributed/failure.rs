@@ -23,7 +23,7 @@ impl Failure {
     }
 
     /// The kind of this number; a number of no kind is a failed rank.
-    #[cfg(feature = "mpi")]
+    #[cfg(any(feature = "mpi", feature = "nccl", test))]
     pub(super) fn kind_of(number: u32) -> ErrorKind {
         use ErrorKind::{
             Cancelled, Device, Distributed, Internal, InvalidArgument, InvalidConfig, InvalidData, Io,

@@ -38,6 +38,8 @@ pub struct Launched {
     pub rank: usize,
     /// The number of processes.
     pub world_size: usize,
+    /// Its number among the processes of its host, from 0; 0 where the launcher does not say.
+    pub local_rank: usize,
 }
 
 /// Which variables a launcher sets.
@@ -46,6 +48,8 @@ struct Variables {
     rank: &'static str,
     /// The first one that is there counts.
     world_size: &'static [&'static str],
+    /// The first one that is there counts.
+    local_rank: &'static [&'static str],
     /// What has to be there too, for a name of the above to be the launcher's.
     marks: &'static [&'static str],
 }
@@ -57,18 +61,21 @@ const LAUNCHERS: &[Variables] = &[
         launcher: Launcher::Torchrun,
         rank: "RANK",
         world_size: &["WORLD_SIZE"],
+        local_rank: &["LOCAL_RANK"],
         marks: &["TORCHELASTIC_RUN_ID"],
     },
     Variables {
         launcher: Launcher::OpenMpi,
         rank: "OMPI_COMM_WORLD_RANK",
         world_size: &["OMPI_COMM_WORLD_SIZE"],
+        local_rank: &["OMPI_COMM_WORLD_LOCAL_RANK"],
         marks: &[],
     },
     Variables {
         launcher: Launcher::Torchrun,
         rank: "RANK",
         world_size: &["WORLD_SIZE"],
+        local_rank: &["LOCAL_RANK"],
         marks: &["MASTER_ADDR"],
     },
     // srun sets these as well, with `--mpi=pmi2`.
@@ -76,6 +83,7 @@ const LAUNCHERS: &[Variables] = &[
         launcher: Launcher::Pmi,
         rank: "PMI_RANK",
         world_size: &["PMI_SIZE"],
+        local_rank: &["MPI_LOCALRANKID", "SLURM_LOCALID"],
         marks: &[],
     },
     // A batch script and a shell of salloc know the tasks of their job too; only a step runs them. The step's own number
@@ -84,6 +92,7 @@ const LAUNCHERS: &[Variables] = &[
         launcher: Launcher::Slurm,
         rank: "SLURM_PROCID",
         world_size: &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
+        local_rank: &["SLURM_LOCALID"],
         marks: &["SLURM_STEP_ID"],
     },
 ];
@@ -99,7 +108,7 @@ impl Launched {
     ///     "OMPI_COMM_WORLD_SIZE" => Some("2".to_owned()),
     ///     _ => None,
     /// });
-    /// let Launched { launcher, rank, world_size } = found.unwrap().unwrap();
+    /// let Launched { launcher, rank, world_size, .. } = found.unwrap().unwrap();
     /// assert_eq!((launcher, rank, world_size), (Launcher::OpenMpi, 1, 2));
     /// ```
     pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
@@ -109,10 +118,12 @@ impl Launched {
                 continue;
             };
             if set(&known.rank) && known.marks.iter().all(&set) {
+                let local_rank = known.local_rank.iter().copied().find(set);
                 let launched = Self {
                     launcher: known.launcher,
                     rank: number(&variable, known.rank)?,
                     world_size: number(&variable, world_size)?,
+                    local_rank: local_rank.map_or(Ok(0), |name| number(&variable, name))?,
                 };
                 if launched.rank >= launched.world_size {
                     bail!(
@@ -167,23 +178,25 @@ mod tests {
         let torchrun =
             "RANK=3 LOCAL_RANK=1 WORLD_SIZE=4 MASTER_ADDR=a MASTER_PORT=29500 TORCHELASTIC_RUN_ID=none";
         let pytorch_job = "RANK=1 WORLD_SIZE=2 MASTER_ADDR=job-master-0 MASTER_PORT=23456 PYTHONUNBUFFERED=0";
-        let slurm = "SLURM_NTASKS=8 SLURM_PROCID=5 SLURM_STEP_ID=0 SLURM_JOB_ID=7";
-        for (variables, launcher, rank, world_size) in [
-            (torchrun, Launcher::Torchrun, 3, 4),
-            (pytorch_job, Launcher::Torchrun, 1, 2),
+        let slurm = "SLURM_NTASKS=8 SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_STEP_ID=0 SLURM_JOB_ID=7";
+        let open_mpi = "OMPI_COMM_WORLD_RANK=9 OMPI_COMM_WORLD_SIZE=12 OMPI_COMM_WORLD_LOCAL_RANK=2";
+        for (variables, launcher, [rank, world_size, local_rank]) in [
+            (torchrun, Launcher::Torchrun, [3, 4, 1]),
+            (pytorch_job, Launcher::Torchrun, [1, 2, 0]),
+            (open_mpi, Launcher::OpenMpi, [9, 12, 2]),
+            ("PMI_RANK=1 PMI_SIZE=3", Launcher::Pmi, [1, 3, 0]),
             (
-                "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2",
-                Launcher::OpenMpi,
-                0,
-                2,
+                "PMI_RANK=1 PMI_SIZE=3 MPI_LOCALRANKID=1",
+                Launcher::Pmi,
+                [1, 3, 1],
             ),
-            ("PMI_RANK=1 PMI_SIZE=3", Launcher::Pmi, 1, 3),
-            (slurm, Launcher::Slurm, 5, 8),
+            (slurm, Launcher::Slurm, [5, 8, 1]),
         ] {
             let expected = Launched {
                 launcher,
                 rank,
                 world_size,
+                local_rank,
             };
             assert_eq!(detect(variables).unwrap(), Some(expected), "{variables}");
         }

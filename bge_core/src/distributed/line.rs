@@ -25,6 +25,8 @@ pub(super) enum Job {
     Numbers(Exchange<f64>, Sender<Result<Brought<f64>>>),
     /// How long to wait for others from now on.
     Limit(Duration),
+    /// Whether the group goes on.
+    Check(Sender<Result<()>>),
     Fail(Failure, Sender<()>),
     /// Waits this long for all to say that they are done; answers with those that did not.
     End(Duration, Sender<Vec<usize>>),
@@ -116,6 +118,7 @@ impl Line {
                 Job::Floats(exchange, reply) => self.exchange(&exchange, &reply),
                 Job::Numbers(exchange, reply) => self.exchange(&exchange, &reply),
                 Job::Limit(limit) => self.limit = limit,
+                Job::Check(reply) => drop(reply.send(Ok(()))),
                 Job::End(limit, reply) => {
                     let missing = self.part(limit);
                     let parted = missing.is_empty();
@@ -157,6 +160,7 @@ impl Line {
             Job::Floats(_, reply) => drop(reply.send(Err(error()))),
             Job::Numbers(_, reply) => drop(reply.send(Err(error()))),
             Job::Limit(_) => {}
+            Job::Check(reply) => drop(reply.send(Err(error()))),
             Job::Fail(failure, reply) => {
                 self.fail(failure);
                 let _ = reply.send(());

@@ -1,9 +1,9 @@
 //! Ranks that train one model together: what they say to each other, and how one failure ends them all.
 //!
 //! A rank holds a copy of the model, or its block of what the ranks share out (`zero_stage`), and a share of every batch.
-//! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process, and with the
-//! feature `mpi` a process may be a rank. Every sum is made in the order of the ranks, so that all of them hold the same bits,
-//! whoever came first.
+//! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process, and a process may
+//! be a rank with the feature `mpi`, or `nccl` under torchrun. Every sum is made in the order of the ranks, so that all of them hold
+//! the same bits, whoever came first; between GPUs that NCCL connects (`nccl`) all hold the same bits too, but the order is NCCL's.
 //!
 //! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
 //! that does not come within the limit is an error on every rank and not a hang.
@@ -13,20 +13,31 @@ mod failure;
 mod launcher;
 #[cfg(feature = "mpi")]
 mod line;
+#[cfg(any(feature = "nccl", test))]
+mod nccl;
 #[cfg(feature = "mpi")]
 mod processes;
 mod solo;
+#[cfg(any(feature = "nccl", test))]
+mod store;
 mod threads;
+#[cfg(any(feature = "nccl", test))]
+mod torchrun;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{Result, bail};
 pub(crate) use failure::of_rank;
 pub use launcher::{Launched, Launcher};
+#[cfg(any(feature = "nccl", test))]
+pub(crate) use nccl::Nccl;
 #[cfg(feature = "mpi")]
 pub use processes::Mpi;
 pub use solo::Solo;
 pub use threads::{ThreadGroup, ThreadRank, together};
+#[cfg(any(feature = "nccl", test))]
+pub use torchrun::Torchrun;
 
 /// One rank's line to the others.
 pub trait Communicator: fmt::Debug + Send + Sync {
@@ -35,6 +46,11 @@ pub trait Communicator: fmt::Debug + Send + Sync {
 
     /// The number of ranks.
     fn world_size(&self) -> usize;
+
+    /// The number of this rank among those of its host, from 0, which is the number of its GPU.
+    fn local_rank(&self) -> usize {
+        self.rank()
+    }
 
     /// How many ranks, this one among them, compute on the processor cores of this one.
     fn sharers(&self) -> usize {
@@ -62,8 +78,28 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     /// Rank 0's `word`, on every rank. The others wait for it as long as rank 0 lives, since it may have work of its own to do.
     fn order(&self, word: u32) -> Result<u32>;
 
+    /// The failure that has ended the group, if one has.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Ends the group: every present and later call of every rank fails with this error. Only the first one counts.
     fn fail(&self, error: &crate::Error);
+}
+
+/// A rank that is a process, among others that a launcher started.
+pub trait Process: Communicator {
+    /// Makes calls wait for `limit` at most.
+    fn set_limit(&self, limit: Duration);
+
+    /// Ends the group where all went well: waits for all ranks to come here. No call can follow.
+    fn end(&self) -> Result<()>;
+
+    /// After a failure: waits a little for all ranks to know of it; those that may not. What is left then is [`Process::abort`].
+    fn farewell(&self) -> Vec<usize>;
+
+    /// Ends this process at once, and the others where it can; the launcher gets `code`.
+    fn abort(&self, code: i32);
 }
 
 /// Where the block of `rank` begins, and its length, among blocks of these lengths.

@@ -16,7 +16,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::launcher::{Launched, Launcher};
 use super::line::{Brought, Exchange, Job, Line};
-use super::{Communicator, block, check_lengths, check_own, check_root, even};
+use super::{Communicator, Process, block, check_lengths, check_own, check_root, even};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::random::mix;
 
@@ -33,6 +33,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Mpi {
     rank: usize,
     size: usize,
+    local_rank: usize,
     /// Ranks that compute on the same processor cores as this one, which is one of them.
     sharers: usize,
     jobs: Sender<Job>,
@@ -79,6 +80,7 @@ impl Mpi {
         let mut ranks = Self {
             rank: start.rank,
             size: start.size,
+            local_rank: launched.local_rank,
             sharers: 1,
             jobs,
             thread: Mutex::new(Some(thread)),
@@ -240,6 +242,10 @@ impl Communicator for Mpi {
         self.size
     }
 
+    fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
     fn sharers(&self) -> usize {
         self.sharers
     }
@@ -305,10 +311,32 @@ impl Communicator for Mpi {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        self.ask(Job::Check)
+    }
+
     fn fail(&self, error: &Error) {
         let (reply, told) = channel();
         let _ = self.jobs.send(Job::Fail(Failure::of(error), reply));
         let _ = told.recv();
+    }
+}
+
+impl Process for Mpi {
+    fn set_limit(&self, limit: Duration) {
+        Self::set_limit(self, limit);
+    }
+
+    fn end(&self) -> Result<()> {
+        Self::end(self)
+    }
+
+    fn farewell(&self) -> Vec<usize> {
+        Self::farewell(self)
+    }
+
+    fn abort(&self, code: i32) {
+        Self::abort(self, code);
     }
 }
 

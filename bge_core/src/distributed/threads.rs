@@ -395,6 +395,13 @@ impl Communicator for ThreadRank {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        match &self.group.lock().failure {
+            Some(failure) => Err(failure.error()),
+            None => Ok(()),
+        }
+    }
+
     fn fail(&self, error: &Error) {
         self.group.fail(Failure::of(error));
     }

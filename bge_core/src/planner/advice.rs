@@ -88,7 +88,8 @@ pub(super) fn advise(
     }
     if options.world_size > 1 {
         attempt.costs.push("more traffic between the devices");
-        for stage in options.zero_stage + 1..=3 {
+        let most = if config.training.on_gpus() { 1 } else { 3 };
+        for stage in options.zero_stage + 1..=most {
             attempt.options.zero_stage = stage;
             attempt.set("zero_stage", json!(stage));
             if let Some(advice) = fits(&attempt) {

@@ -33,7 +33,7 @@ pub struct Memory {
     pub activations: u64,
     /// The largest set of temporary arrays.
     pub temporary: u64,
-    /// The program and the tokenizer.
+    /// The program and the tokenizer; of a GPU, what its driver and libraries take.
     pub program: u64,
     /// All of it.
     pub total: u64,
@@ -50,7 +50,19 @@ pub struct FullestBatch {
     pub longest: u64,
 }
 
-/// The memory of one device.
+/// The texts that go through the encoder at once, and their tokens.
+pub(super) fn at_once(config: &FinetuneConfig, batch: FullestBatch) -> (u64, u64) {
+    match config.training.sub_batch_size {
+        Some(size) if size > 0 && (size as u64) < batch.texts => {
+            let texts = size as u64;
+            (texts, (texts * batch.longest).min(batch.tokens))
+        }
+        _ => (batch.texts, batch.tokens),
+    }
+}
+
+/// The memory of one device: a GPU where the settings name some, and otherwise this machine's processor, or another device in the
+/// precision that the options say.
 pub(super) fn memory(
     shape: &ModelShape,
     parameters: Parameters,
@@ -59,6 +71,9 @@ pub(super) fn memory(
     batch: FullestBatch,
     options: &PlanOptions,
 ) -> Memory {
+    if config.training.on_gpus() {
+        return super::gpu::memory(shape, parameters, module, config, batch, options);
+    }
     let world = options.world_size.max(1) as u64;
     let shared = |bytes: u64, from_stage: u8| {
         if options.zero_stage >= from_stage {
@@ -79,15 +94,7 @@ pub(super) fn memory(
     };
     let (width, hidden) = (shape.hidden_size, shape.intermediate_size);
     let training = &config.training;
-    let texts_at_once = match training.sub_batch_size {
-        Some(size) if size > 0 => (size as u64).min(batch.texts),
-        _ => batch.texts,
-    };
-    let tokens = if texts_at_once == batch.texts {
-        batch.tokens
-    } else {
-        (texts_at_once * batch.longest).min(batch.tokens)
-    };
+    let tokens = at_once(config, batch).1;
     // Input, q, k, v, context, the normed sum, what it became, and the second normed sum; then one row of the
     // feed-forward block; then a float per head and per norm.
     let layer = tokens * (number * (8 * width + hidden) + 4 * (shape.num_attention_heads + 2));

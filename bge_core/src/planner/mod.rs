@@ -2,6 +2,7 @@
 //! where that does not fit.
 
 mod advice;
+mod gpu;
 #[cfg(not(target_arch = "wasm32"))]
 mod host;
 mod memory;

@@ -1,5 +1,8 @@
 //! Steps with the encoder on an emulated GPU against steps on the CPU.
 
+mod memory;
+mod ranks;
+
 use super::batch::TrainBatch;
 use super::step::{StepReport, Stepper};
 use crate::config::TrainingArguments;

@@ -19,12 +19,14 @@ const TOKEN_ROWS: u64 = 500;
 /// What a run is expected to need, before its first step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
-    /// What one rank needs; its memory is that of the machine, shared by the ranks.
+    /// What one rank needs; its memory is that of the machine, shared by the ranks, or that of its GPU.
     pub plan: Plan,
-    /// Bytes of all ranks, which are one process.
+    /// Bytes of all ranks, which are one process; on GPUs those of each.
     pub bytes: u64,
-    /// Bytes that were free before the model was loaded, where the system tells.
+    /// Bytes that were free before the model was loaded, where the system tells; unknown of GPUs.
     pub available: Option<u64>,
+    /// Whether it is about GPUs.
+    pub on_gpus: bool,
 }
 
 impl Forecast {
@@ -39,9 +41,16 @@ impl Forecast {
         let text = read_text(&folder.path.join("config.json")).ok()?;
         let shape = ModelShape::parse(&text).ok()?;
         let ranks = config.training.world_size().max(1);
+        let on_gpus = config.training.on_gpus();
+        let available = available.filter(|_| !on_gpus);
         let options = PlanOptions {
             world_size: ranks,
-            zero_stage: 0,
+            // Ranks that share the memory of a machine save nothing.
+            zero_stage: if on_gpus {
+                config.training.zero_stage.min(1) as u8
+            } else {
+                0
+            },
             precision: Precision::F32,
             threads: rayon::current_num_threads().div_ceil(ranks),
             memory_bytes: available.map(|bytes| bytes / ranks as u64),
@@ -51,9 +60,13 @@ impl Forecast {
         let mut plan = plan(&shape, config.module(), config, outline.as_ref(), &options);
         plan.total_steps = Some(steps as u64);
         Some(Self {
-            bytes: plan.memory.total.saturating_mul(ranks as u64),
+            bytes: plan
+                .memory
+                .total
+                .saturating_mul(if on_gpus { 1 } else { ranks as u64 }),
             plan,
             available,
+            on_gpus,
         })
     }
 
@@ -75,6 +88,9 @@ impl Forecast {
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "plan: about {}", size_text(self.bytes))?;
+        if self.on_gpus {
+            write!(f, " on each GPU")?;
+        }
         if let Some(available) = self.available {
             write!(f, " of the {} that are free", size_text(available))?;
         }
@@ -161,6 +177,7 @@ mod tests {
             bytes: ranks * plan.memory.total,
             plan,
             available: Some(gib << 30),
+            on_gpus: false,
         }
     }
 

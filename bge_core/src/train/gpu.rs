@@ -1,12 +1,19 @@
-//! The half of a step that happens on a GPU: loss scaling, the norm, the update, and the moments.
+//! The half of a step that happens on a GPU: loss scaling, the sum over the ranks, the norm, the update, and the moments.
+//!
+//! Ranks hold equal weights and gradients. With `zero_stage` 1 each has the moments of its block of the flat buffers, updates
+//! that block, and gives it to the others.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::between::Between;
 use super::zero::Moments;
 use crate::cuda::gpu::Storage;
+use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
-use crate::error::{Error, ErrorKind, Result};
+use crate::distributed::{Communicator, block, even};
+use crate::error::{Error, ErrorKind, Result, bail};
 use crate::nn::{Gradients, ParamStore, read};
 use crate::optim::AdamW;
 
@@ -25,6 +32,10 @@ pub(super) struct OnGpu {
     scale: f32,
     /// Steps since the scale changed.
     good: usize,
+    /// The other ranks, where there are any.
+    between: Option<Between>,
+    /// The floats of each rank's block, where they share out the optimizer.
+    blocks: Option<Vec<usize>>,
 }
 
 impl OnGpu {
@@ -34,7 +45,47 @@ impl OnGpu {
             optimizer: None,
             scale: if storage == Storage::F16 { FIRST_SCALE } else { 1.0 },
             good: 0,
+            between: None,
+            blocks: None,
         }
+    }
+
+    /// Makes this one rank of several, which share out what the stage says and wait for each other for `limit` at most; the line
+    /// that they speak on from here on.
+    pub(super) fn join(
+        &mut self,
+        ranks: Arc<dyn Communicator>,
+        zero_stage: usize,
+        limit: Duration,
+    ) -> Result<Arc<dyn Communicator>> {
+        if ranks.world_size() == 1 {
+            return Ok(ranks);
+        }
+        let between = Between::new(ranks, self.encoder.flat().0, limit);
+        self.join_over(between, zero_stage)
+    }
+
+    /// The same over a way that is there.
+    pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
+        let ranks = Arc::clone(between.ranks());
+        if zero_stage > 1 {
+            bail!(
+                Unsupported,
+                "GPUs share out the optimizer at most: give `--zero_stage 1`, or train with `--devices cpu`"
+            );
+        }
+        if zero_stage == 1 {
+            let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
+            self.blocks = Some(chunks.into_iter().map(|chunks| chunks * CHUNK).collect());
+            self.optimizer = None;
+        }
+        self.between = Some(between);
+        Ok(ranks)
+    }
+
+    /// Whether all ranks must come together for the moments.
+    pub(super) fn shares_moments(&self) -> bool {
+        self.blocks.is_some()
     }
 
     /// Forgets all gradients.
@@ -52,6 +103,11 @@ impl OnGpu {
         scaled
     }
 
+    #[cfg(test)]
+    pub(super) fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Counts a good step.
     fn raise(&mut self) {
         self.good += 1;
@@ -61,25 +117,32 @@ impl OnGpu {
         }
     }
 
-    /// Which weights take part in this step: of the trained ones those on the GPU, and those with a gradient on the CPU, which goes
-    /// up.
+    /// Which weights take part in this step: of the trained ones those on the GPU, and those with a gradient on the CPU of any rank,
+    /// which goes up.
     fn live(&self, params: &ParamStore, trained: &[usize], gradients: &Gradients) -> Result<Vec<bool>> {
-        let mut live = vec![false; params.len()];
         let inside: Vec<bool> = self.encoder.inside().collect();
+        let mut known = Vec::with_capacity(trained.len());
         for &id in trained {
-            if let Some(gradient) = gradients.get(id) {
+            let gradient = gradients.get(id);
+            if let Some(gradient) = gradient {
                 self.encoder.set_gradient(id, &read(gradient)?)?;
-            } else if !inside.get(id).copied().unwrap_or(false) {
-                continue;
             }
+            let takes_part = gradient.is_some() || inside.get(id).copied().unwrap_or(false);
+            known.push(f32::from(u8::from(takes_part)));
+        }
+        if let Some(between) = &self.between {
+            between.ranks().all_reduce(&mut known)?;
+        }
+        let mut live = vec![false; params.len()];
+        for (&id, known) in trained.iter().zip(known) {
             if let Some(live) = live.get_mut(id) {
-                *live = true;
+                *live = known > 0.0;
             }
         }
         Ok(live)
     }
 
-    /// The norm of the whole gradient, and which weights take part.
+    /// The norm of the whole gradient, which is that of all ranks from here on, and which weights take part.
     pub(super) fn norm(
         &mut self,
         params: &ParamStore,
@@ -89,8 +152,17 @@ impl OnGpu {
     ) -> Result<(f64, Vec<bool>)> {
         self.moments_of(trained, host)?;
         let live = self.live(params, trained, gradients)?;
-        let norm = self.optimizer()?.norm(&self.encoder, &live)?;
-        Ok((norm, live))
+        let Some(between) = &self.between else {
+            return Ok((self.optimizer()?.norm(&self.encoder, &live)?, live));
+        };
+        let (sums, _) = self.encoder.gradients()?;
+        for stretch in self.encoder.stretches(&live) {
+            between.sum(sums.address(), stretch)?;
+        }
+        // Rank 0's norm is everyone's: GPUs of other kinds may round it otherwise.
+        let own = self.optimizer()?.norm(&self.encoder, &live)?;
+        let all = between.ranks().gather_numbers(&[own])?;
+        Ok((all.first().copied().unwrap_or(own), live))
     }
 
     /// Updates the weights that take part; those that the CPU computes with come back to it.
@@ -112,6 +184,10 @@ impl OnGpu {
         }
         self.optimizer()?
             .step(&self.encoder, &updates, host.gpu_betas(), clip)?;
+        if let (Some(between), Some(blocks)) = (&self.between, &self.blocks) {
+            between.share(self.encoder.flat().1, blocks)?;
+            self.encoder.renew_copies()?;
+        }
         self.raise();
         self.encoder.download(params, |_, inside| !inside)
     }
@@ -131,7 +207,7 @@ impl OnGpu {
         self.optimizer = None;
     }
 
-    /// The moments by their names in a checkpoint.
+    /// The moments by their names in a checkpoint. Where the ranks share them out, all call this and rank 0 gets them.
     pub(super) fn moments<'a>(&self, trained: &[usize], host: &'a AdamW) -> Result<Moments<'a>> {
         let Some(optimizer) = &self.optimizer else {
             let tensors = host.state_tensors().into_iter();
@@ -140,10 +216,30 @@ impl OnGpu {
                 .collect());
         };
         let mut tensors = Moments::new();
-        for (parameter, &id) in host.parameters().iter().zip(trained) {
-            let moments = optimizer.moments(&self.encoder, id)?;
-            for (name, values) in AdamW::state_names(parameter).into_iter().zip(moments) {
-                tensors.insert(name, Cow::Owned(values));
+        for kind in [0, 1] {
+            let of = |floats| optimizer.moments(&self.encoder, kind, floats);
+            let mut whole = Vec::new();
+            if let (Some(between), Some(blocks)) = (&self.between, &self.blocks) {
+                let lead = between.ranks().rank() == 0;
+                whole.resize(if lead { self.encoder.flat().2 } else { 0 }, 0.0_f32);
+                between.gather(blocks, of, |first, floats| {
+                    if let Some(place) = whole.get_mut(first..first + floats.len()) {
+                        place.copy_from_slice(floats);
+                    }
+                    Ok(())
+                })?;
+                if !lead {
+                    continue;
+                }
+            }
+            for (parameter, &id) in host.parameters().iter().zip(trained) {
+                let floats = self.encoder.floats(id);
+                let values = match whole.get(floats.clone()) {
+                    Some(values) => values.to_vec(),
+                    None => of(floats)?,
+                };
+                let [first, second] = AdamW::state_names(parameter);
+                tensors.insert(if kind == 0 { first } else { second }, Cow::Owned(values));
             }
         }
         Ok(tensors)
@@ -159,7 +255,14 @@ impl OnGpu {
         if self.optimizer.is_some() {
             return Ok(());
         }
-        let optimizer = Optimizer::new(&self.encoder)?;
+        let own = match (&self.between, &self.blocks) {
+            (Some(between), Some(blocks)) => {
+                let (first, length) = block(blocks, between.ranks().rank());
+                first..first + length
+            }
+            _ => 0..self.encoder.flat().2,
+        };
+        let optimizer = Optimizer::new(&self.encoder, own)?;
         if host.state_steps().values().any(|&steps| steps > 0) {
             let [first, second] = host.moments();
             let mut at = 0;

@@ -15,6 +15,8 @@
 //! ```
 
 mod batch;
+#[cfg(any(feature = "cuda", test))]
+mod between;
 mod callback;
 mod checkpoint;
 #[cfg(test)]

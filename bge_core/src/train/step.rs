@@ -38,6 +38,9 @@ pub struct Stepper {
     zero_stage: usize,
     /// What the ranks share out, where they do.
     shards: Option<Arc<Shards>>,
+    /// How long ranks with GPUs wait for each other.
+    #[cfg(any(feature = "cuda", test))]
+    limit: std::time::Duration,
     /// What is on a GPU, where it is.
     #[cfg(any(feature = "cuda", test))]
     gpu: Option<super::gpu::OnGpu>,
@@ -133,6 +136,8 @@ impl Stepper {
             ranks: Arc::new(Solo),
             zero_stage: arguments.zero_stage,
             shards: None,
+            #[cfg(any(feature = "cuda", test))]
+            limit: std::time::Duration::from_secs(arguments.ddp_timeout as u64),
             #[cfg(feature = "cuda")]
             gpu,
             #[cfg(all(test, not(feature = "cuda")))]
@@ -143,13 +148,13 @@ impl Stepper {
     /// Makes this one rank of several that train together: each step takes the rank's share of the joined micro-batches, and the
     /// update is the same on all of them. Their weights and settings must be equal.
     ///
-    /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
+    /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew. On
+    /// GPUs there is stage 1 and no higher one.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
-        if self.gpu.is_some() && ranks.world_size() > 1 {
-            let message =
-                "an encoder on a GPU trains as one rank; leave out the others, or use `--devices cpu`";
-            return Err(Error::new(ErrorKind::Unsupported, message));
+        if let Some(gpu) = &mut self.gpu {
+            self.ranks = gpu.join(ranks, self.zero_stage, self.limit)?;
+            return Ok(());
         }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
             let params = self.objective.params();
@@ -165,12 +170,15 @@ impl Stepper {
         Ok(())
     }
 
-    /// Brings weights that the ranks share out (`zero_stage` 3) back together on rank 0, or those of a GPU to the CPU, for as
+    /// Brings weights that the ranks share out (`zero_stage` 3) back together on rank 0, or those of its GPU to the CPU, for as
     /// long as no step follows. All ranks must call it.
     pub fn gather(&self) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &self.gpu {
-            return gpu.gather(self.objective.params());
+            return match self.ranks.rank() {
+                0 => gpu.gather(self.objective.params()),
+                _ => Ok(()),
+            };
         }
         self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
     }
@@ -186,6 +194,10 @@ impl Stepper {
 
     /// Whether [`Stepper::moments`] must be called by all ranks.
     pub(crate) fn shares_optimizer(&self) -> bool {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = &self.gpu {
+            return gpu.shares_moments();
+        }
         self.shards.is_some()
     }
 
@@ -290,6 +302,7 @@ impl Stepper {
         let mut report = self.accumulate(&batches)?;
         if self.ranks.world_size() > 1 {
             self.agree(&mut report)?;
+            self.reduce()?;
         }
         report.grad_norm = self.gradient_norm()?;
         if !report.grad_norm.is_finite() {
@@ -311,6 +324,9 @@ impl Stepper {
                 gpu.begin()?;
             }
             let mut report = self.accumulate(batches)?;
+            if self.ranks.world_size() > 1 {
+                self.agree(&mut report)?;
+            }
             let params = self.objective.params();
             let Some(gpu) = &mut self.gpu else {
                 return Err(Error::new(ErrorKind::Internal, "there is no GPU"));
@@ -377,8 +393,24 @@ impl Stepper {
         Ok(())
     }
 
-    /// Makes the report and the gradients those of all ranks together.
-    fn agree(&mut self, report: &mut StepReport) -> Result<()> {
+    /// [`Stepper::join`] through GPUs that reach each other.
+    #[cfg(test)]
+    pub(super) fn join_through(&mut self, nccl: Arc<crate::distributed::Nccl>) -> Result<()> {
+        if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
+            let between = super::between::Between::through(nccl, encoder.flat().0);
+            self.ranks = gpu.join_over(between, self.zero_stage)?;
+        }
+        Ok(())
+    }
+
+    /// What gradients are multiplied by on the GPU.
+    #[cfg(test)]
+    pub(super) fn loss_scale(&self) -> f32 {
+        self.gpu.as_ref().map_or(1.0, super::gpu::OnGpu::scale)
+    }
+
+    /// Makes the report that of all ranks together.
+    fn agree(&self, report: &mut StepReport) -> Result<()> {
         let own = [report.loss, report.accuracy, report.tokens as f64];
         let all = self.ranks.gather_numbers(&own)?;
         let sum = |of: usize| all.iter().skip(of).step_by(own.len()).sum::<f64>();
@@ -388,6 +420,11 @@ impl Stepper {
         if !report.loss.is_finite() {
             return Err(self.not_finite("loss", report.loss));
         }
+        Ok(())
+    }
+
+    /// Makes the gradients those of all ranks together.
+    fn reduce(&mut self) -> Result<()> {
         if let Some(shards) = &self.shards {
             return shards.finish(&mut self.gradients);
         }

@@ -13,7 +13,7 @@ use super::feed::{Feed, Reading};
 use super::forecast::{Forecast, preflight, warnings};
 use super::joined::check_equal_start;
 use super::objective::Card;
-use super::open::Opened;
+use super::open::{Opened, of_rank as settings_of_rank};
 use super::policy::Policy;
 use super::state::{OwnState, TrainerState};
 use super::step::StepReport;
@@ -160,7 +160,8 @@ impl Trainer {
                 Some(model) => model,
                 None => Opened::open(&config, &folder, &mut Vec::new())?,
             };
-            let mut stepper = model.stepper(training, policy.max_steps, special.clone())?;
+            let own = settings_of_rank(training, &*ranks);
+            let mut stepper = model.stepper(&own, policy.max_steps, special.clone())?;
             let (feed, pool) = (feed.of_rank(ranks.rank()), pool(ranks.sharers())?);
             stepper.join(ranks)?;
             workers.push(Worker { stepper, feed, pool });

@@ -34,7 +34,7 @@ pub(crate) type Outcome<T> = Result<T, Failure>;
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// Makes this process say nothing, or speak again.
-#[cfg(feature = "mpi")]
+#[cfg(any(feature = "mpi", feature = "nccl"))]
 pub(crate) fn set_silent(silent: bool) {
     SILENT.store(silent, Ordering::Relaxed);
 }

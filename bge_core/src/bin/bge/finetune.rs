@@ -9,8 +9,9 @@ use bge_core::train::{Stopper, Trainer};
 use bge_core::{Error, ErrorKind, Issue, Severity};
 use serde_json::json;
 
-use crate::command::{Failure, Outcome, print, refused, say, settings};
+use crate::command::{Failure, Outcome, Settings, print, refused, say, settings};
 use crate::launch;
+use crate::plan;
 use crate::progress::TrainProgress;
 use crate::ranks::Ranks;
 
@@ -18,10 +19,12 @@ const USAGE: &str = "usage: bge finetune encoder_only.base|reranker.encoder_only
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
-    launch::run(|ranks| train(args, ranks))
+    let on_gpus = || Ok(plan::on_gpus(&read(args)?.1.arguments.training.devices));
+    launch::run(on_gpus, |ranks| train(args, ranks))
 }
 
-fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {
+/// The module and its settings.
+fn read(args: &[String]) -> Outcome<(Module, Settings<FinetuneConfig>)> {
     let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
     let Some((module, rest)) = args.split_first() else {
         return Err(usage(format!("name a module\n{USAGE}")));
@@ -41,7 +44,11 @@ fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {
             rest,
         )
     };
-    let mut settings = settings::<FinetuneConfig>(USAGE, rest, module)?;
+    Ok((module, settings::<FinetuneConfig>(USAGE, rest, module)?))
+}
+
+fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {
+    let (module, mut settings) = read(args)?;
     if let Some(ranks) = ranks {
         ranks.fit(&mut settings.arguments)?;
     }
@@ -51,7 +58,9 @@ fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {
         None => Trainer::new(config)?,
     };
     trainer.stop_on(stopper()?);
-    let planned = trainer.forecast().map(|forecast| forecast.bytes);
+    // The peak that is measured is the process's, not that of GPUs.
+    let planned = trainer.forecast().filter(|forecast| !forecast.on_gpus);
+    let planned = planned.map(|forecast| forecast.bytes);
     trainer.forecast().into_iter().for_each(say);
     let mut progress = TrainProgress::new();
     let report = trainer.run(&mut [&mut progress]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bge_core::distributed::Launched;
+use bge_core::distributed::{Launched, Launcher};
 use bge_core::{Error, ErrorKind};
 
 use crate::command::{Failure, Outcome};
@@ -11,16 +11,39 @@ use crate::ranks::Ranks;
 /// How long the others leave rank 0 to speak: most launchers end all at the first process that fails.
 const SPEECH: Duration = Duration::from_secs(2);
 
-/// Runs `work` alone, or as a rank among the processes of a launcher.
-pub(crate) fn run(work: impl FnOnce(Option<&Ranks>) -> Outcome<()>) -> Outcome<()> {
+/// Runs `work` alone, or as a rank among the processes of a launcher; under torchrun where it is to run `on_gpus`.
+pub(crate) fn run(
+    #[cfg_attr(
+        not(feature = "nccl"),
+        expect(unused_variables, reason = "this build refuses torchrun")
+    )]
+    on_gpus: impl FnOnce() -> Outcome<bool>,
+    work: impl FnOnce(Option<&Ranks>) -> Outcome<()>,
+) -> Outcome<()> {
     match launched()? {
         None => work(None),
+        #[cfg(feature = "nccl")]
+        Some(launched) if trains(&launched, on_gpus)? => {
+            let start = bge_core::distributed::Torchrun::start;
+            Ranks::run(&launched, start, |ranks| work(Some(ranks)))
+        }
         #[cfg(feature = "mpi")]
-        Some(launched) if launched.launcher != bge_core::distributed::Launcher::Torchrun => {
-            Ranks::run(&launched, |ranks| work(Some(ranks)))
+        Some(launched) if launched.launcher != Launcher::Torchrun => {
+            let start = bge_core::distributed::Mpi::start;
+            Ranks::run(&launched, start, |ranks| work(Some(ranks)))
         }
         Some(launched) => Err(refusal(&launched, &way_out(&launched))),
     }
+}
+
+/// Whether torchrun's processes are ranks of this run; rank 0 alone says what is wrong with its settings.
+#[cfg(feature = "nccl")]
+fn trains(launched: &Launched, on_gpus: impl FnOnce() -> Outcome<bool>) -> Outcome<bool> {
+    if launched.launcher != Launcher::Torchrun {
+        return Ok(false);
+    }
+    crate::command::set_silent(launched.rank > 0);
+    on_gpus()
 }
 
 /// Refuses to do the whole work once in every process of a launcher.
@@ -46,8 +69,13 @@ fn way_out(launched: &Launched) -> String {
     } else {
         " of a bge that was built with `--features mpi`"
     };
+    let gpus = if cfg!(feature = "nccl") && launched.launcher == Launcher::Torchrun {
+        "train on GPUs with `--devices cuda`, or "
+    } else {
+        ""
+    };
     format!(
-        "give `--nproc_per_node {size}` without a launcher, for {size} ranks on one machine, or start it with \
+        "{gpus}give `--nproc_per_node {size}` without a launcher, for {size} ranks on one machine, or start it with \
          `mpirun -n {size}`{build}"
     )
 }
@@ -58,6 +86,7 @@ fn refusal(launched: &Launched, reason: &str) -> Failure {
         launcher,
         rank,
         world_size,
+        ..
     } = launched;
     if *rank > 0 {
         std::thread::sleep(SPEECH);

@@ -13,7 +13,7 @@ mod pipeline;
 mod plan;
 mod progress;
 mod quickstart;
-#[cfg_attr(not(feature = "mpi"), path = "no_ranks.rs")]
+#[cfg_attr(not(any(feature = "mpi", feature = "nccl")), path = "no_ranks.rs")]
 mod ranks;
 mod repair;
 mod rerank;

@@ -57,7 +57,8 @@ impl Request {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: match self.memory_gib {
                 Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
-                None if self.rates.is_some() => None, // it is about another machine
+                // It is about another machine, or about GPUs.
+                None if self.rates.is_some() || on_gpus(&training.devices) => None,
                 None => available_memory(),
             },
             rates: self.rates,
@@ -65,6 +66,13 @@ impl Request {
         let data = outline(module, settings, options.world_size, counter)?;
         Ok(plan(&shape, module, settings, data.as_ref(), &options))
     }
+}
+
+/// Whether a run computes on GPUs.
+pub(crate) fn on_gpus(devices: &[String]) -> bool {
+    devices
+        .iter()
+        .any(|name| name.trim().to_ascii_lowercase().starts_with("cuda"))
 }
 
 /// What a device can do, where `--tflops` says it; the rest is that of a host with eight H100 unless it is given too.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bge_core::config::FinetuneConfig;
-use bge_core::distributed::{Communicator, Launched, Mpi};
+use bge_core::distributed::{Communicator, Launched, Process};
 use bge_core::{Error, ErrorKind, Issue, Severity};
 
 use crate::command::{Failure, Outcome, finish, say, set_silent};
@@ -13,13 +13,17 @@ use crate::command::{Failure, Outcome, finish, say, set_silent};
 const END: Duration = Duration::from_secs(10);
 
 /// The other ranks, as this one reaches them.
-pub(crate) struct Ranks(Arc<Mpi>);
+pub(crate) struct Ranks(Arc<dyn Process>);
 
 impl Ranks {
     /// Runs `work` in every process and ends them together: the first failure is the outcome of all, and rank 0 tells of it.
-    pub(crate) fn run(launched: &Launched, work: impl FnOnce(&Self) -> Outcome<()>) -> Outcome<()> {
+    pub(crate) fn run<P: Process + 'static>(
+        launched: &Launched,
+        start: impl FnOnce(&Launched) -> Result<P, Error>,
+        work: impl FnOnce(&Self) -> Outcome<()>,
+    ) -> Outcome<()> {
         set_silent(launched.rank > 0);
-        let ranks = Self(Arc::new(Mpi::start(launched)?));
+        let ranks = Self(Arc::new(start(launched)?));
         let outcome = ranks.agree(work(&ranks));
         match outcome {
             Ok(()) | Err(Failure::Code(_)) => outcome,

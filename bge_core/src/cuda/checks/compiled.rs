@@ -1,7 +1,7 @@
 //! The kernels compiled by NVRTC, where its library is there.
 
 use super::*;
-use crate::cuda::device::compile;
+use crate::cuda::device::{compile, compiled_before};
 
 #[test]
 fn nvrtc_compiles_every_kernel_for_every_architecture() {
@@ -27,6 +27,26 @@ fn nvrtc_compiles_every_kernel_for_every_architecture() {
             );
         }
     }
+}
+
+#[test]
+fn nvrtc_compiles_once_for_each_variant_and_architecture() {
+    if !crate::cuda::device::has_compiler() {
+        eprintln!("skipped: NVRTC is not there");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(place.path()).unwrap().count();
+    let get = |storage, architecture| {
+        let variant = Variant::new(storage, 21, 3).unwrap();
+        compiled_before(variant, architecture, Some(place.path())).unwrap()
+    };
+    let first = get(Storage::F32, 80);
+    assert_eq!(&first[..4], b"\x7fELF");
+    assert_eq!((get(Storage::F32, 80), files()), (first.clone(), 1));
+    assert_ne!(get(Storage::F32, 90), first);
+    assert_ne!(get(Storage::Bf16, 80), first);
+    assert_eq!(files(), 3);
 }
 
 #[test]

@@ -1,0 +1,144 @@
+//! The line through GPUs over emulated ones and a NCCL that is none.
+
+use super::*;
+use crate::cuda::emulator::{emulator, real};
+use crate::cuda::gpu::Storage;
+use crate::cuda::kernels::Variant;
+use crate::distributed::{ThreadGroup, ThreadRank};
+use crate::error::ErrorKind;
+
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// Runs `work` on ranks whose GPUs reach each other, but for those that have no NCCL.
+fn ranks<T: Send>(
+    size: usize,
+    limit: Duration,
+    without: &[usize],
+    work: impl Fn(&Nccl) -> Result<T> + Sync,
+) -> Option<Result<Vec<T>>> {
+    if real().is_some() {
+        return None; // what stands for NCCL cannot reach the memory of a device
+    }
+    let gpu = emulator(Variant::new(Storage::F32, 96, 3).unwrap())?;
+    let lines = ThreadGroup::create(size, LIMIT).unwrap();
+    let run = &|line: ThreadRank| {
+        let nvidia = (!without.contains(&line.rank())).then(super::fake::nvidia);
+        let nccl = Nccl::over(Arc::new(line), Arc::clone(&gpu), nvidia, limit);
+        work(&nccl).inspect_err(|error| nccl.fail(&of_rank(nccl.rank(), error)))
+    };
+    Some(std::thread::scope(|scope| {
+        let threads: Vec<_> = lines
+            .into_iter()
+            .map(|line| scope.spawn(move || run(line)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }))
+}
+
+#[test]
+fn every_call_is_that_of_the_line_below() {
+    for without in [&[][..], &[1]] {
+        let result = ranks(3, LIMIT, without, |nccl| {
+            let rank = nccl.rank();
+            assert_eq!(nccl.reaches()?, without.is_empty());
+            let mut values: Vec<f32> = (0..7).map(|at| (at * (rank + 1)) as f32).collect();
+            nccl.all_reduce(&mut values)?;
+            assert_eq!(values, [0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0]);
+            nccl.all_reduce(&mut [])?;
+            let lengths = [2, 0, 3];
+            let own: Vec<f32> = (0..lengths[rank]).map(|at| (10 * rank + at) as f32).collect();
+            assert_eq!(nccl.all_gather(&own, &lengths)?, [0.0, 1.0, 20.0, 21.0, 22.0]);
+            let given: Vec<f32> = (0..5).map(|at| (at + rank) as f32).collect();
+            let want: [&[f32]; 3] = [&[3.0, 6.0], &[], &[9.0, 12.0, 15.0]];
+            assert_eq!(nccl.reduce_scatter(&given, &lengths)?, want[rank]);
+            let mut values = [rank as f32; 4];
+            nccl.broadcast(2, &mut values)?;
+            assert_eq!(values, [2.0; 4]);
+            assert_eq!(nccl.gather_numbers(&[rank as f64])?, [0.0, 1.0, 2.0]);
+            nccl.barrier()?;
+            assert_eq!(nccl.order(7 + rank as u32)?, 7);
+            Ok(())
+        });
+        if let Some(result) = result {
+            result.unwrap();
+        }
+    }
+}
+
+#[test]
+fn floats_on_the_gpus_are_summed_and_shared_where_they_are() {
+    let result = ranks(2, LIMIT, &[], |nccl| {
+        assert!(nccl.reaches()?);
+        let memory = memory_of(
+            &nccl.gpu,
+            &[1.0_f32, 2.0, 3.0].map(|x| x * (nccl.rank() + 1) as f32),
+        )?;
+        nccl.sum(memory.at(4), 2)?;
+        let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
+        assert_eq!(got, [(nccl.rank() + 1) as f32, 6.0, 9.0]);
+        nccl.share(1, memory.address(), 1)?;
+        let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
+        assert_eq!(got, [2.0, 6.0, 9.0]);
+        Ok(())
+    });
+    if let Some(result) = result {
+        result.unwrap();
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_come_ends_all_at_the_limit() {
+    let result = ranks(2, Duration::from_millis(300), &[], |nccl| {
+        assert!(nccl.reaches()?);
+        if nccl.rank() == 1 {
+            // Waits on the line below, as a rank that has lost its place.
+            return nccl.barrier();
+        }
+        nccl.all_reduce(&mut [1.0])
+    });
+    if let Some(result) = result {
+        let text = result.unwrap_err().to_string();
+        assert!(
+            text.contains("rank 0 waited 300ms") && text.contains("AllReduce"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_waits_in_nccl_hears_the_first_failure() {
+    let result = ranks(2, LIMIT, &[], |nccl| {
+        assert!(nccl.reaches()?);
+        if nccl.rank() == 1 {
+            return Err(Error::new(ErrorKind::Io, "the disk is full"));
+        }
+        let error = nccl.all_reduce(&mut [1.0]).unwrap_err();
+        assert!(nccl.all_reduce(&mut [1.0]).is_err());
+        Err::<(), _>(error)
+    });
+    if let Some(result) = result {
+        let text = result.unwrap_err().to_string();
+        assert!(
+            text.contains("rank 1 failed: ") && text.contains("the disk is full"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_settings_of_a_communicator_have_the_form_of_version_2_14() {
+    assert_eq!(size_of::<library::Config>(), 24);
+    assert_eq!(size_of::<Id>(), ID_BYTES);
+}
+
+#[cfg(feature = "nccl")]
+#[test]
+fn the_library_has_the_functions_that_are_used_and_makes_ids_without_a_gpu() {
+    match Nvidia::open() {
+        Ok(nvidia) => assert_ne!(nvidia.id().unwrap().0, nvidia.id().unwrap().0),
+        Err(error) => {
+            eprintln!("skipped: NCCL is not there (a Python wheel has it: `pip install nvidia-nccl-cu13`)");
+            assert!(error.to_string().contains("LD_LIBRARY_PATH"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Flat buffers of GPUs between ranks: from GPU to GPU where these reach each other, or down to the host, over the ranks' line, and
+//! up again.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cuda::gpu::{Gpu, Plain, read_values};
+#[cfg(any(feature = "nccl", test))]
+use crate::distributed::Nccl;
+use crate::distributed::{Communicator, block};
+use crate::error::Result;
+
+/// Floats that are sent at once: 16 MB. What is summed with what does not depend on it.
+const PIECE: usize = 1 << 22;
+
+/// A rank's way from its GPU to those of the others.
+#[derive(Debug)]
+pub(super) struct Between {
+    ranks: Arc<dyn Communicator>,
+    gpu: Arc<dyn Gpu>,
+    #[cfg(any(feature = "nccl", test))]
+    nccl: Option<Arc<Nccl>>,
+}
+
+impl Between {
+    /// For a rank with this GPU, whose calls wait for `limit` at most.
+    #[cfg(feature = "nccl")]
+    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, limit: Duration) -> Self {
+        Self::through(Arc::new(Nccl::new(ranks, Arc::clone(gpu), limit)), gpu)
+    }
+
+    /// For a rank with this GPU, whose line has a limit of its own.
+    #[cfg(not(feature = "nccl"))]
+    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, _: Duration) -> Self {
+        Self {
+            ranks,
+            gpu: Arc::clone(gpu),
+            #[cfg(test)]
+            nccl: None,
+        }
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    pub(super) fn through(nccl: Arc<Nccl>, gpu: &Arc<dyn Gpu>) -> Self {
+        Self {
+            ranks: Arc::clone(&nccl) as Arc<dyn Communicator>,
+            gpu: Arc::clone(gpu),
+            nccl: Some(nccl),
+        }
+    }
+
+    pub(super) fn ranks(&self) -> &Arc<dyn Communicator> {
+        &self.ranks
+    }
+
+    /// Replaces floats of the buffer that begins at `at` by their sums over the ranks.
+    pub(super) fn sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            return nccl.sum(place(at, floats.start), floats.len());
+        }
+        for first in floats.clone().step_by(PIECE) {
+            let (at, length) = (place(at, first), PIECE.min(floats.end - first));
+            let mut piece: Vec<f32> = read_values(&self.gpu, at, length)?;
+            self.ranks.all_reduce(&mut piece)?;
+            self.gpu.upload(at, f32::bytes(&piece))?;
+        }
+        Ok(())
+    }
+
+    /// Gives all ranks the blocks of each, which lie in the buffer that begins at `at`.
+    pub(super) fn share(&self, at: u64, lengths: &[usize]) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            for root in 0..lengths.len() {
+                let (first, length) = block(lengths, root);
+                nccl.share(root, place(at, first), length)?;
+            }
+            return Ok(());
+        }
+        self.gather(
+            lengths,
+            |own| read_values(&self.gpu, place(at, own.start), own.len()),
+            |first, floats| self.gpu.upload(place(at, first), f32::bytes(floats)),
+        )
+    }
+
+    /// Brings blocks of these lengths together on every rank, some of each at a time: `own` reads of this rank's block, `take`
+    /// gets the first place and the floats of all. Places are those of the joined buffer.
+    pub(super) fn gather(
+        &self,
+        lengths: &[usize],
+        own: impl Fn(Range<usize>) -> Result<Vec<f32>>,
+        mut take: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let piece = (PIECE / lengths.len().max(1)).max(1);
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        for before in (0..longest).step_by(piece) {
+            let parts: Vec<usize> = lengths
+                .iter()
+                .map(|length| length.saturating_sub(before).min(piece))
+                .collect();
+            let (first, _) = block(lengths, self.ranks.rank());
+            let (_, length) = block(&parts, self.ranks.rank());
+            let part = own(first + before..first + before + length)?;
+            let all = self.ranks.all_gather(&part, &parts)?;
+            let mut rest = all.as_slice();
+            for (rank, &length) in parts.iter().enumerate() {
+                let (floats, after) = rest.split_at(length);
+                rest = after;
+                take(block(lengths, rank).0 + before, floats)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The place of a float in a buffer.
+fn place(at: u64, float: usize) -> u64 {
+    at + (float * size_of::<f32>()) as u64
+}

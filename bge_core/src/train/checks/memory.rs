@@ -1,0 +1,176 @@
+//! The planner's bytes of a GPU against those that a step asks of an emulated one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::{FinetuneConfig, Module, PoolingMethod};
+use crate::cuda::gpu::{Arg, Gpu, Memory, Product};
+use crate::error::Result;
+use crate::models::Bert;
+use crate::nn::tensor;
+use crate::planner::{FullestBatch, ModelShape, PlanOptions, plan};
+
+/// A GPU that counts the bytes that are taken.
+#[derive(Debug)]
+struct Counting {
+    gpu: Arc<dyn Gpu>,
+    count: Arc<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// Memory that is counted until it is dropped.
+struct Taken {
+    _memory: Memory,
+    bytes: usize,
+    count: Arc<Count>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.count.now.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Gpu for Counting {
+    fn name(&self) -> String {
+        self.gpu.name()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        let memory = self.gpu.alloc(bytes)?;
+        let now = self.count.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.count.most.fetch_max(now, Ordering::Relaxed);
+        let address = memory.address();
+        let taken = Taken {
+            _memory: memory,
+            bytes,
+            count: Arc::clone(&self.count),
+        };
+        Ok(Memory::new(taken, address, bytes))
+    }
+
+    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
+        self.gpu.zero(at, bytes)
+    }
+
+    fn upload(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.gpu.upload(at, bytes)
+    }
+
+    fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.gpu.download(at, bytes)
+    }
+
+    fn launch(&self, kernel: &'static str, grid: [usize; 2], args: &[Arg]) -> Result<()> {
+        self.gpu.launch(kernel, grid, args)
+    }
+
+    fn product(&self, product: Product) -> Result<()> {
+        self.gpu.product(product)
+    }
+
+    fn enter(&self) -> Result<u64> {
+        self.gpu.enter()
+    }
+
+    fn is_idle(&self) -> Result<bool> {
+        self.gpu.is_idle()
+    }
+
+    fn identity(&self) -> u64 {
+        self.gpu.identity()
+    }
+}
+
+#[test]
+fn a_plan_is_what_a_step_asks_of_a_gpu() {
+    for (storage, gradient_checkpointing, sub_batch_size) in [
+        (Storage::F32, false, None),
+        (Storage::Bf16, false, None),
+        (Storage::Bf16, true, None),
+        (Storage::F32, false, Some(3)),
+    ] {
+        let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, {sub_batch_size:?}");
+        let mut settings = FinetuneConfig::default();
+        settings.data.train_group_size = 2;
+        settings.data.query_max_len = 20;
+        settings.data.passage_max_len = 60;
+        settings.training = TrainingArguments {
+            devices: vec!["cuda".to_owned()],
+            bf16: storage == Storage::Bf16,
+            per_device_train_batch_size: 3,
+            sentence_pooling_method: PoolingMethod::Mean,
+            gradient_accumulation_steps: 1,
+            gradient_checkpointing,
+            sub_batch_size,
+            ..arguments()
+        };
+        let encoder = config("bert", 96, 3, 0.1);
+        let shape = serde_json::Value::Object(encoder.raw.clone()).to_string();
+        let shape = ModelShape::parse(&shape).unwrap();
+        let options = PlanOptions::default();
+        let plan = plan(&shape, Module::EncoderOnlyBase, &settings, None, &options);
+        let fullest = FullestBatch {
+            texts: 9,
+            tokens: 420,
+            longest: 60,
+        };
+        assert_eq!(plan.fullest_batch, fullest);
+
+        let variant = Variant::new(storage, 96, 3).unwrap();
+        let Some(gpu) = emulator(variant) else {
+            return;
+        };
+        let count = Arc::new(Count::default());
+        let counting = Counting {
+            gpu,
+            count: Arc::clone(&count),
+        };
+        let bert = model(&encoder);
+        let mut weights: std::collections::BTreeMap<_, _> = bert
+            .params()
+            .iter()
+            .map(|(name, value, _)| (name.to_owned(), value.clone()))
+            .collect();
+        let pooler = tensor(vec![0.1; 96 * 96], (96, 96)).unwrap();
+        weights.insert("pooler.dense.weight".to_owned(), pooler);
+        // The settings name a device that is not there; the encoder goes to the emulated one.
+        let on_cpu = TrainingArguments {
+            devices: Vec::new(),
+            ..settings.training.clone()
+        };
+        let bert = Bert::new(encoder, weights).unwrap();
+        let mut stepper = Stepper::new(bert, &on_cpu, 10).unwrap();
+        stepper.put_on(Arc::new(counting), variant).unwrap();
+        let now = || count.now.load(Ordering::Relaxed) as f64;
+        let near = |planned: u64, found: f64, most: f64| {
+            let ratio = planned as f64 / found;
+            assert!(
+                (0.97..most).contains(&ratio),
+                "{what}: {planned} planned, {found} taken, {:?}",
+                plan.memory
+            );
+        };
+        near(plan.memory.weights, now(), 1.03);
+        let batch = TrainBatch {
+            queries: texts(&[20; 3], 1),
+            passages: texts(&[60; 6], 2),
+            no_in_batch_neg: false,
+            teacher_scores: None,
+        };
+        stepper.step(std::slice::from_ref(&batch)).unwrap();
+        let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
+        near(held, now(), 1.03);
+        let before = now();
+        count.most.store(0, Ordering::Relaxed);
+        stepper.step(&[batch]).unwrap();
+        let most = count.most.load(Ordering::Relaxed) as f64 - before;
+        near(plan.memory.activations + plan.memory.temporary, most, 1.4);
+    }
+}

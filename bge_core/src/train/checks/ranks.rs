@@ -1,0 +1,420 @@
+//! Steps of several ranks, each with its own emulated GPU, against those of one rank with the joined batch.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Tensor;
+
+use super::*;
+use crate::cuda::emulator::real;
+use crate::distributed::{Communicator, Nccl, ThreadGroup, of_rank};
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{Bert, CrossEncoder, M3};
+use crate::train::{MicroBatch, PairBatch};
+
+/// How long a rank waits for the others: these are emulated, on a machine that may be busy.
+const LIMIT: Duration = Duration::from_mins(20);
+
+/// What is trained, and on which batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// An embedder with the passages of all ranks as negatives.
+    Embedder,
+    /// The same with a teacher's scores, and negatives of the own group alone.
+    Taught,
+    /// All heads of BGE-M3.
+    Heads,
+    Reranker,
+}
+
+enum Micro {
+    Texts(TrainBatch),
+    Pairs(PairBatch),
+}
+
+impl<'a> From<&'a Micro> for MicroBatch<'a> {
+    fn from(micro: &'a Micro) -> Self {
+        match micro {
+            Micro::Texts(batch) => batch.into(),
+            Micro::Pairs(batch) => batch.into(),
+        }
+    }
+}
+
+/// Some of the texts.
+fn part(texts: &TokenBatch, range: Range<usize>) -> TokenBatch {
+    let offsets = &texts.offsets[range.start..=range.end];
+    TokenBatch {
+        ids: texts.ids[offsets[0] as usize..offsets[range.len()] as usize].to_vec(),
+        type_ids: None,
+        offsets: offsets.iter().map(|offset| offset - offsets[0]).collect(),
+    }
+}
+
+impl Kind {
+    /// A micro-batch of three queries, and of these a rank's share.
+    fn micro(self, number: u32, share: Range<usize>) -> Micro {
+        let whole = batch(number);
+        let passages = 2 * share.start..2 * share.end;
+        let scores: Vec<f32> = passages.clone().map(|at| (at as f32 + 1.0).sin()).collect();
+        if self == Self::Reranker {
+            return Micro::Pairs(PairBatch {
+                pairs: part(&whole.passages, passages),
+                group_size: if share.is_empty() { 0 } else { 2 },
+                teacher_scores: None,
+            });
+        }
+        Micro::Texts(TrainBatch {
+            queries: part(&whole.queries, share),
+            passages: part(&whole.passages, passages),
+            no_in_batch_neg: self != Self::Embedder,
+            teacher_scores: (self == Self::Taught).then_some(scores),
+        })
+    }
+
+    fn stepper(self, arguments: &TrainingArguments, storage: Storage) -> Stepper {
+        let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
+        let config = config("bert", width, heads, 0.1);
+        let bert = model(&config);
+        let weights = |more: &[(&str, &[usize])]| -> BTreeMap<String, Tensor> {
+            let own = bert.params().iter();
+            let own = own.map(|(name, value, _)| (name.to_owned(), value.clone()));
+            let fresh = more.iter().map(|(name, shape)| {
+                let count = shape.iter().product::<usize>();
+                let values = (0..count).map(|at| (at as f32 * 0.37).sin() * 0.2).collect();
+                ((*name).to_owned(), crate::nn::tensor(values, *shape).unwrap())
+            });
+            own.chain(fresh).collect()
+        };
+        let mut stepper = match self {
+            Self::Embedder | Self::Taught => {
+                let bert = Bert::new(config, weights(&[])).unwrap();
+                Stepper::new(bert, arguments, 10)
+            }
+            Self::Heads => {
+                let heads = weights(&[
+                    ("colbert_linear.weight", &[32, width]),
+                    ("colbert_linear.bias", &[32]),
+                    ("sparse_linear.weight", &[1, width]),
+                    ("sparse_linear.bias", &[1]),
+                ]);
+                Stepper::m3(M3::new(config, heads).unwrap(), arguments, 10, vec![0, 1])
+            }
+            Self::Reranker => {
+                let head = weights(&[
+                    ("pooler.dense.weight", &[width, width]),
+                    ("classifier.weight", &[1, width]),
+                    ("classifier.bias", &[1]),
+                ]);
+                Stepper::reranker(CrossEncoder::new(config, head).unwrap(), arguments, 10)
+            }
+        }
+        .unwrap();
+        let variant = Variant::new(storage, width, heads).unwrap();
+        stepper.put_on(emulator(variant).unwrap(), variant).unwrap();
+        stepper
+    }
+
+    fn arguments(self) -> TrainingArguments {
+        TrainingArguments {
+            negatives_cross_device: self == Self::Embedder,
+            unified_finetuning: self == Self::Heads,
+            use_self_distill: self == Self::Heads,
+            ..arguments()
+        }
+    }
+
+    /// What each rank does with its stepper.
+    fn world<T: Send>(
+        self,
+        ranks: usize,
+        arguments: &TrainingArguments,
+        storage: Storage,
+        work: impl Fn(&mut Stepper, &dyn Communicator) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        self.world_over(ranks, arguments, storage, Stepper::join, work)
+    }
+
+    /// The same with another way to join.
+    fn world_over<T: Send>(
+        self,
+        ranks: usize,
+        arguments: &TrainingArguments,
+        storage: Storage,
+        join: impl Fn(&mut Stepper, Arc<dyn Communicator>) -> Result<()> + Sync,
+        work: impl Fn(&mut Stepper, &dyn Communicator) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let lines = ThreadGroup::create(ranks, LIMIT)?;
+        let run = &|line: Arc<dyn Communicator>| {
+            let mut stepper = self.stepper(arguments, storage);
+            let result = join(&mut stepper, Arc::clone(&line)).and_then(|()| work(&mut stepper, &*line));
+            result.inspect_err(|error| line.fail(&of_rank(line.rank(), error)))
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = lines
+                .into_iter()
+                .map(|line| scope.spawn(move || run(Arc::new(line))))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    /// Steps on this rank's shares: of two ranks the first has two queries of three in one micro-batch, and all of the other.
+    fn steps(
+        self,
+        stepper: &mut Stepper,
+        line: &dyn Communicator,
+        steps: Range<u32>,
+    ) -> Result<Vec<StepReport>> {
+        let shares = match (line.world_size(), line.rank()) {
+            (1, _) => [0..3, 0..3],
+            (_, 0) => [0..2, 0..3],
+            _ => [2..3, 3..3],
+        };
+        let step = |step: u32| {
+            let micro = |at: usize| self.micro(2 * step + at as u32, shares[at].clone());
+            stepper.step(&[micro(0), micro(1)])
+        };
+        steps.map(step).collect()
+    }
+}
+
+/// The weights of a rank's GPU.
+fn own_weights(stepper: &Stepper) -> Vec<(String, Vec<f32>)> {
+    let params = stepper.model().params();
+    let encoder = stepper.model().gpu().unwrap();
+    encoder.download(params, |_, _| true).unwrap();
+    let weights = params.iter();
+    weights
+        .map(|(name, value, _)| (name.to_owned(), read(value).unwrap().to_vec()))
+        .collect()
+}
+
+/// Whether there is an emulator.
+fn possible(storage: Storage) -> bool {
+    let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
+    emulator(Variant::new(storage, width, heads).unwrap()).is_some()
+}
+
+/// Steps of two ranks against those of one, which are close, and the weights of the two, which are equal.
+fn compare(kind: Kind, arguments: &TrainingArguments, storage: Storage, tolerance: f64) {
+    let run = |ranks: usize| {
+        kind.world(ranks, arguments, storage, |stepper, line| {
+            let reports = kind.steps(stepper, line, 0..3)?;
+            Ok((reports, own_weights(stepper)))
+        })
+        .unwrap()
+    };
+    let (one, two) = (run(1), run(2));
+    assert_eq!(two[0], two[1], "{kind:?}: the ranks differ");
+    for (want, got) in one[0].0.iter().zip(&two[0].0) {
+        assert!(
+            (want.loss - got.loss).abs() < tolerance * want.loss,
+            "{kind:?} {want:?} {got:?}"
+        );
+        // In 16 bits rounding may decide which passage comes first.
+        if storage == Storage::F32 {
+            assert!(
+                (want.accuracy - got.accuracy).abs() < 1e-6,
+                "{kind:?} {want:?} {got:?}"
+            );
+        }
+        assert!(
+            (want.grad_norm - got.grad_norm).abs() < 10.0 * tolerance * want.grad_norm,
+            "{kind:?} {want:?} {got:?}"
+        );
+        assert_eq!((want.tokens, want.learning_rate), (got.tokens, got.learning_rate));
+    }
+    // A first step of Adam is the sign of the gradient: where that is near 0, rounding decides; 1e-3 is the rate.
+    let apart = apart(&one[0].1, &two[0].1);
+    assert!(apart < 2e-3, "{kind:?}: {apart}");
+}
+
+#[test]
+fn two_gpus_train_as_one_with_the_joined_batch() {
+    if !possible(Storage::F32) {
+        return;
+    }
+    for kind in [Kind::Embedder, Kind::Taught, Kind::Heads, Kind::Reranker] {
+        for zero_stage in [0, 1] {
+            let arguments = TrainingArguments {
+                zero_stage,
+                ..kind.arguments()
+            };
+            compare(kind, &arguments, Storage::F32, 2e-4);
+        }
+    }
+    let sub_batches = TrainingArguments {
+        sub_batch_size: Some(2),
+        gradient_checkpointing: true,
+        fix_position_embedding: true,
+        ..Kind::Embedder.arguments()
+    };
+    compare(Kind::Embedder, &sub_batches, Storage::F32, 2e-4);
+}
+
+#[test]
+fn two_gpus_in_half_precision_agree_too() {
+    for storage in [Storage::Bf16, Storage::F16] {
+        if !possible(storage) {
+            return;
+        }
+        let arguments = TrainingArguments {
+            zero_stage: 1,
+            ..Kind::Embedder.arguments()
+        };
+        compare(Kind::Embedder, &arguments, storage, 2e-2);
+    }
+}
+
+#[test]
+fn sharing_out_the_optimizer_changes_no_bit() {
+    if !possible(Storage::Bf16) {
+        return;
+    }
+    let run = |zero_stage: usize| {
+        let arguments = TrainingArguments {
+            zero_stage,
+            ..Kind::Reranker.arguments()
+        };
+        let kind = Kind::Reranker;
+        kind.world(2, &arguments, Storage::Bf16, |stepper, line| {
+            let reports = kind.steps(stepper, line, 0..3)?;
+            let moments = stepper.moments()?.into_iter();
+            let moments: BTreeMap<_, _> = moments.map(|(name, of)| (name, of.into_owned())).collect();
+            Ok((reports, own_weights(stepper), moments))
+        })
+        .unwrap()
+    };
+    let (whole, mut shared) = (run(0), run(1));
+    assert_eq!(whole[0], shared[0]);
+    // Rank 0 alone brings the moments together.
+    assert_eq!(std::mem::take(&mut shared[1].2), BTreeMap::new());
+}
+
+/// Joins through a NCCL that is none.
+fn join_through_gpus(stepper: &mut Stepper, line: Arc<dyn Communicator>) -> Result<()> {
+    let gpu = Arc::clone(stepper.model().gpu().unwrap().flat().0);
+    stepper.join_through(Arc::new(Nccl::faked(line, gpu, LIMIT)))
+}
+
+#[test]
+fn gpus_that_reach_each_other_train_as_through_their_hosts() {
+    // What stands for NCCL cannot reach the memory of a device.
+    if real().is_some() || !possible(Storage::Bf16) {
+        return;
+    }
+    let (kind, storage) = (Kind::Embedder, Storage::Bf16);
+    for zero_stage in [0, 1] {
+        let arguments = TrainingArguments {
+            zero_stage,
+            ..kind.arguments()
+        };
+        let steps = |stepper: &mut Stepper, line: &dyn Communicator| {
+            let reports = kind.steps(stepper, line, 0..2)?;
+            let moments: Vec<_> = stepper.moments()?.into_keys().collect();
+            Ok((reports, own_weights(stepper), moments))
+        };
+        let host = kind.world(2, &arguments, storage, steps).unwrap();
+        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps);
+        // The sum of two numbers has one order.
+        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}");
+    }
+}
+
+#[test]
+fn any_number_of_gpus_goes_on_from_any_other() {
+    if !possible(Storage::F32) {
+        return;
+    }
+    let kind = Kind::Heads;
+    let with = |zero_stage: usize| TrainingArguments {
+        zero_stage,
+        ..kind.arguments()
+    };
+    let whole = kind.world(1, &with(0), Storage::F32, |stepper, line| {
+        kind.steps(stepper, line, 0..4)
+    });
+    let whole = whole.unwrap().remove(0);
+    for (before, after, zero_stage) in [(2, 1, 1), (1, 2, 1), (2, 2, 0)] {
+        let saved = kind.world(before, &with(zero_stage), Storage::F32, |stepper, line| {
+            kind.steps(stepper, line, 0..2)?;
+            let moments = stepper.moments()?.into_iter();
+            let moments: BTreeMap<_, _> = moments.map(|(name, of)| (name, of.into_owned())).collect();
+            Ok((own_weights(stepper), moments, stepper.optimizer().state_steps()))
+        });
+        let (weights, moments, counts) = saved.unwrap().remove(0);
+        let rest = kind.world(after, &with(zero_stage), Storage::F32, |stepper, line| {
+            let params = stepper.model().params().clone();
+            for (id, ((_, floats), (_, value, _))) in weights.iter().zip(params.iter()).enumerate() {
+                stepper.set_weight(id, value, floats)?;
+            }
+            stepper.resume(2).load_state(moments.clone(), &counts)?;
+            kind.steps(stepper, line, 2..4)
+        });
+        for (want, got) in whole[2..].iter().zip(&rest.unwrap()[0]) {
+            assert!(
+                (want.loss - got.loss).abs() < 1e-3 * want.loss,
+                "{before} to {after}: {want:?} {got:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_fails_ends_the_step_of_the_other() {
+    if !possible(Storage::F32) {
+        return;
+    }
+    let kind = Kind::Embedder;
+    let result = kind.world(2, &kind.arguments(), Storage::F32, |stepper, line| {
+        if line.rank() == 1 {
+            return Err(Error::new(ErrorKind::Io, "the disk is full"));
+        }
+        kind.steps(stepper, line, 0..1)
+    });
+    let text = result.unwrap_err().to_string();
+    assert!(
+        text.contains("rank 1 failed") && text.contains("the disk is full"),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_rank_lowers_the_scale_when_one_overflows() {
+    if !possible(Storage::F16) {
+        return;
+    }
+    let kind = Kind::Taught;
+    // A temperature this low makes gradients that f16 cannot hold at the first scale.
+    let arguments = TrainingArguments {
+        temperature: 1e-4,
+        ..kind.arguments()
+    };
+    let reports = kind.world(2, &arguments, Storage::F16, |stepper, line| {
+        let reports = kind.steps(stepper, line, 0..2)?;
+        Ok((reports, stepper.loss_scale(), own_weights(stepper)))
+    });
+    let reports = reports.unwrap();
+    assert_eq!(reports[0], reports[1]);
+    assert!(reports[0].1 < 65536.0, "the scale is {}", reports[0].1);
+}
+
+#[test]
+fn gpus_refuse_to_share_out_more_than_the_optimizer() {
+    if !possible(Storage::F32) {
+        return;
+    }
+    let kind = Kind::Embedder;
+    for zero_stage in [2, 3] {
+        let arguments = TrainingArguments {
+            zero_stage,
+            ..kind.arguments()
+        };
+        let result = kind.world(2, &arguments, Storage::F32, |_, _| Ok(()));
+        let error = result.unwrap_err();
+        assert!(error.to_string().contains("--zero_stage 1"), "{error}");
+    }
+}
