@@ -324,6 +324,7 @@ def finish(trained, output):
     save_file({name: value.astype(np.float16) for name, value in weights.items()}, output / "model.safetensors")
     config = json.loads((trained / "config.json").read_text()) | {"torch_dtype": "float16"}
     write_json(output / "config.json", config, indent=2)
+    shutil.copy(trained / "tokenizer.json", output)
     size = (output / "model.safetensors").stat().st_size
     print(f"{output}: {sum(value.size for value in weights.values())} parameters, {size / 1e6:.2f} MB")
 

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(sizes(&[5000, 10], 1000, 1), [5000, 10]);
         assert_eq!(sizes(&[], 1000, 4), [0; 0]);
         let two = sizes(&[256; 200], 4096, 2);
-        assert_eq!((two[0], two.last()), (2048, Some(&512)));
+        assert_eq!((two[0], two.last()), (2048, Some(&256)));
         let four = sizes(&vec![8; 100_000], 4096, 4);
         assert!(
             four.iter().all(|&tokens| tokens <= 1024),
