@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from make_model import cut_word, lines, run, split_words, write_json
+from make_model import cut_word, lines, run, short, split_words, write_json
 from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
@@ -321,7 +321,7 @@ def check(args, pieces):
 def finish(trained, output):
     output.mkdir(parents=True, exist_ok=True)
     weights = load_file(trained / "model.safetensors")
-    save_file({name: value.astype(np.float16) for name, value in weights.items()}, output / "model.safetensors")
+    save_file({name: short(value, 5) for name, value in weights.items()}, output / "model.safetensors")
     config = json.loads((trained / "config.json").read_text()) | {"torch_dtype": "float16"}
     write_json(output / "config.json", config, indent=2)
     shutil.copy(trained / "tokenizer.json", output)

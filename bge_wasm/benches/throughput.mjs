@@ -1,4 +1,4 @@
-// How fast the validator is beside plain JavaScript: `node bge_wasm/benches/throughput.mjs [MEGABYTES]`, after bge_wasm/build.sh.
+// How fast the validator is beside plain JavaScript: `node bge_wasm/benches/throughput.mjs [MEGABYTES | FILE]`, after bge_wasm/build.sh.
 //
 // Both read the same chunks of 1 MiB: plain JavaScript decodes them as a stream, splits lines and parses each with JSON.parse,
 // with the checks that every row gets (plain.mjs). Medians of five rounds in turns, and of their ratios. With BGE set, the
@@ -6,7 +6,7 @@
 // does the same in Chromium.
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -15,7 +15,8 @@ import { make, median, pairs } from "./plain.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const bge = createRequire(import.meta.url)(join(here, "..", "pkg", "node", "bge_wasm.js"));
-const bytes = make(Number(process.argv[2] ?? 100) * 1e6);
+const from = process.argv[2] ?? "100";
+const bytes = existsSync(from) ? new Uint8Array(readFileSync(from)) : make(Number(from) * 1e6);
 const folder = mkdtempSync(join(tmpdir(), "bge-throughput-"));
 const path = join(folder, "train.jsonl");
 writeFileSync(path, bytes);

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use twox_hash::XxHash64;
+use twox_hash::XxHash3_64;
 
-/// A 64-bit fingerprint of a text (XXH64); equal texts have equal ones, others with a chance of 2^-64.
+/// A 64-bit fingerprint of a text (XXH3); equal texts have equal ones, others with a chance of 2^-64.
 pub fn fingerprint(text: &[u8]) -> u64 {
-    XxHash64::oneshot(0, text)
+    XxHash3_64::oneshot(text)
 }
 
 /// Fingerprints are random already, so they hash as themselves.

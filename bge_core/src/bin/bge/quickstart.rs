@@ -16,12 +16,12 @@ use crate::pipeline::{Stages, show};
 const USAGE: &str = "\
 usage: bge quickstart [--output_dir FOLDER] [--json]
 
-Validates, mines hard negatives, fine-tunes on them, and compares before with after: on a small model and data that
-bge carries, without a download, in a minute or two on two cores. It writes the pipeline file that it runs, and each
-stage shows the command that does the same.
+Validates, mines hard negatives, scores them with a teacher, fine-tunes on both, and compares before with after: on
+small models and data that bge carries, without a download, in two or three minutes on two cores. It writes the pipeline
+file that it runs, and each stage shows the command that does the same.
 
   --output_dir FOLDER
-          Where model, data, pipeline.toml and everything made go. [default: ./bge-quickstart]
+          Where models, data, pipeline.toml and everything made go. [default: ./bge-quickstart]
   --json
           The result as one JSON object on standard output.
 ";
@@ -33,12 +33,15 @@ macro_rules! embedded {
 }
 
 /// Every file the quickstart writes before it starts; packed ones are unpacked on the way.
-const FILES: [(&str, &[u8]); 9] = embedded![
+const FILES: [(&str, &[u8]); 12] = embedded![
     "model/config.json" from "model/config.json",
     "model/tokenizer.json" from "model/tokenizer.json",
     "model/model.safetensors" from "model/model.safetensors",
     "model/modules.json" from "model/modules.json",
     "model/1_Pooling/config.json" from "model/1_Pooling/config.json",
+    "teacher/config.json" from "teacher/config.json",
+    "teacher/tokenizer.json" from "model/tokenizer.json",
+    "teacher/model.safetensors" from "teacher/model.safetensors",
     "data/train.jsonl" from "data/train.jsonl.gz",
     "data/scifact/corpus.jsonl" from "data/corpus.jsonl.gz",
     "data/scifact/queries.jsonl" from "data/queries.jsonl",
@@ -77,7 +80,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     place.prepare()?;
     say(format!(
         "bge quickstart: a small English model learns to find the abstracts that speak to scientific claims (SciFact).\n\
-         Model, data and pipeline.toml are in {0}.\n\n$ {1} pipeline {2}",
+         Models, data and pipeline.toml are in {0}.\n\n$ {1} pipeline {2}",
         place.root.display(),
         program(),
         word(&place.pipeline)
@@ -130,6 +133,7 @@ fn output_dir(args: &[String]) -> Outcome<PathBuf> {
 struct Place {
     root: PathBuf,
     model: PathBuf,
+    teacher: PathBuf,
     data: PathBuf,
     work: PathBuf,
     pipeline: PathBuf,
@@ -140,6 +144,7 @@ impl Place {
         let inside = |name: &str| root.join(name);
         Self {
             model: inside("model"),
+            teacher: inside("teacher"),
             data: inside("data"),
             work: inside("work"),
             pipeline: inside("pipeline.toml"),
@@ -147,7 +152,7 @@ impl Place {
         }
     }
 
-    /// Writes model and data; what an earlier quickstart left is replaced, what others left is not touched.
+    /// Writes models and data; what an earlier quickstart left is replaced, what others left is not touched.
     fn prepare(&self) -> Outcome<()> {
         let create = |folder: &Path| {
             std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create the folder", error))
@@ -165,10 +170,10 @@ impl Place {
             }
             write(
                 &mark,
-                b"bge quickstart writes over model, data, work and pipeline.toml here.\n",
+                b"bge quickstart writes over model, teacher, data, work and pipeline.toml here.\n",
             )?;
         }
-        for folder in [&self.model, &self.data, &self.work] {
+        for folder in [&self.model, &self.teacher, &self.data, &self.work] {
             if folder.exists() {
                 std::fs::remove_dir_all(folder)
                     .map_err(|error| Error::io(folder, "clear the folder of the last quickstart", error))?;
@@ -195,8 +200,9 @@ impl Place {
     fn settings(&self) -> String {
         let path = |path: &Path| toml_text(&path.display().to_string());
         let text = format!(
-            "model_name_or_path = {}\ntrain_data = {}\neval_dataset = {}\noutput_dir = {}\n",
+            "model_name_or_path = {}\nreranker_name_or_path = {}\ntrain_data = {}\neval_dataset = {}\noutput_dir = {}\n",
             path(&self.model),
+            path(&self.teacher),
             path(&self.data.join("train.jsonl")),
             path(&self.data.join("scifact")),
             path(&self.work),
