@@ -189,7 +189,7 @@ impl MineConfig {
             findings.error("config.unsupported", "use_gpu_for_searching", message);
         } else if mine.use_gpu_for_searching && !mine.index_factory.trim().is_empty() {
             let message = "a FAISS index is searched on the CPU, as faiss-gpu is not linked; leave out index_factory for exact search on \
-                           the GPU, or leave this flag out";
+                           the GPU, or leave the flag out";
             findings.error("config.unsupported", "use_gpu_for_searching", message);
         }
     }

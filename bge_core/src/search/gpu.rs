@@ -157,12 +157,11 @@ impl<'a> ExactOnGpu<'a> {
         for block in range.start / BLOCK_ROWS..range.end.div_ceil(BLOCK_ROWS) {
             let here = block_range(block, self.rows.len());
             let at = (here.start - range.start) * dim;
-            match (&pass.halves, self.rows.halves(here.clone())) {
-                (Some(halves), Some(bytes)) => self.gpu.upload(halves.at(at * size_of::<u16>()), bytes)?,
-                _ => {
-                    let rows = f32::bytes(self.rows.slice(here.clone(), &mut scratch));
-                    self.gpu.upload(pass.rows.at(at * size_of::<f32>()), rows)?;
-                }
+            if let (Some(halves), Some(bytes)) = (&pass.halves, self.rows.halves(here.clone())) {
+                self.gpu.upload(halves.at(at * size_of::<u16>()), bytes)?;
+            } else {
+                let rows = f32::bytes(self.rows.slice(here.clone(), &mut scratch));
+                self.gpu.upload(pass.rows.at(at * size_of::<f32>()), rows)?;
             }
             release(&self.rows, block, here);
         }
