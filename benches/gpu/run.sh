@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in one command: the kernels and the training steps against the CPU, a run that stops and
-# goes on, and the speed beside FlagEmbedding's.
+# Everything that only a GPU can show, in one command: the kernels, the training steps and the search against the CPU, a run that
+# stops and goes on, and the speed beside FlagEmbedding's and FAISS's.
 #
 # usage: benches/gpu/run.sh MODEL TRAIN.jsonl [RESULTS]     default: target/gpu
 #        DEVICE=cuda:1 PEER=.peer PRECISION=--bf16 BATCH=64 benches/gpu/run.sh ...
 #
 # Needs Rust, a C compiler, the NVIDIA driver, and libnvrtc and libcublas of CUDA 12 or 13 where the loader finds them; those of
-# PyTorch's wheels will do: LD_LIBRARY_PATH=.peer/lib/python3.11/site-packages/nvidia/cu13/lib. The last step needs
-# benches/peer_setup.sh with a CUDA build of torch, and is left out without.
+# PyTorch's wheels will do: LD_LIBRARY_PATH=.peer/lib/python3.11/site-packages/nvidia/cu13/lib. The last two steps need
+# benches/peer_setup.sh with a CUDA build of torch, and are left out without.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 model=$1 data=$2 out=${3:-target/gpu}
@@ -16,9 +16,9 @@ mkdir -p "$out"
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
 
-echo "=== kernels, encoder and steps on $device against the CPU"
+echo "=== kernels, encoder, steps and search on $device against the CPU"
 BGE_TEST_DEVICE=$device cargo test --release -p bge_core --features cuda --lib -- \
-    cuda:: models::checks train::checks --test-threads 1 | tee "$out/tests.txt"
+    cuda:: models::checks train::checks search::gpu --test-threads 1 | tee "$out/tests.txt"
 
 cargo build --release -p bge_core --features cuda
 bge=${CARGO_TARGET_DIR:-target}/release/bge
@@ -71,6 +71,11 @@ if [ ! -x "$peer/bin/python" ]; then
     echo "=== no speed table: run benches/peer_setup.sh $peer with a CUDA build of torch first"
     exit 0
 fi
+echo "=== search in a million vectors beside the CPU and FAISS, on the GPU too where the peer has a faiss for it"
+number=${device#cuda} number=${number#:}
+"$peer/bin/python" benches/search_speed.py --gpu "${number:-0}" --rows 1000000 --queries 10000 --batches 10000 --dims 1024 \
+    --threads "$(nproc)" --pairs 1 | tee "$out/search.json"
+
 echo "=== speed beside FlagEmbedding"
 for kind in "" "$precision"; do
     "$peer/bin/python" benches/train_speed.py --bge "$bge" --model "$model" --train_data "$data" --device "$device" \

@@ -1,12 +1,12 @@
 //! Times the built-in exact search on vectors from a file: a helper of `benches/search_speed.py`.
 //!
 //! Arguments: a file of `f32` rows, the number of rows that are queries (the first ones), `dim`, `k`, queries passed at
-//! once, repetitions. Prints one line of JSON: the seconds of each repetition, and a sum over the lists.
+//! once, repetitions, and the number of a GPU to search on, if any. Prints one line of JSON: the seconds of each repetition, and a sum over the lists.
 
 use std::error::Error;
 use std::time::Instant;
 
-use bge_core::search::{Exact, Rows, SearchIndex};
+use bge_core::search::{IndexSpec, Rows, open_index};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut number =
         || -> Result<usize, Box<dyn Error>> { Ok(args.next().ok_or("an argument is missing")?.parse()?) };
     let (queries, dim, k, batch, repetitions) = (number()?, number()?, number()?, number()?, number()?);
+    let gpu: Option<usize> = args.next().map(|number| number.parse()).transpose()?;
     let bytes = std::fs::read(path)?;
     let data: Vec<f32> = bytes
         .as_chunks()
@@ -28,7 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .split_at_checked(queries * dim)
         .ok_or("the file is too short")?;
     let start = Instant::now();
-    let mut index = Exact::new(Rows::Memory { data: rows, dim })?;
+    let spec = IndexSpec {
+        use_gpu: gpu.is_some(),
+        gpu: gpu.unwrap_or_default(),
+        ..IndexSpec::default()
+    };
+    let mut index = open_index(Rows::Memory { data: rows, dim }, &spec)?;
     let built = start.elapsed().as_secs_f64();
     let (mut seconds, mut sum) = (Vec::new(), 0.0);
     for _ in 0..repetitions {

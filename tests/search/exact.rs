@@ -182,9 +182,22 @@ fn what_this_build_lacks_is_said() {
         use_gpu: true,
         ..IndexSpec::default()
     };
-    let error = open_index(rows, &on_gpu).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("use_gpu_for_searching"), "{error}");
+    let faiss_on_gpu = IndexSpec {
+        factory: Some("Flat".to_owned()),
+        ..on_gpu.clone()
+    };
+    for (spec, way_out) in [
+        (on_gpu, "bge_core/cuda"),
+        (faiss_on_gpu, "leave the factory string out"),
+    ] {
+        let error = open_index(rows, &spec).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(
+            text.contains("use_gpu_for_searching") && text.contains(way_out),
+            "{text}"
+        );
+    }
     let faiss = IndexSpec {
         factory: Some("HNSW32".to_owned()),
         ..default

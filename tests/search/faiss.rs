@@ -97,7 +97,7 @@ fn approximate_indexes_find_most_and_score_it_exactly() {
         let spec = IndexSpec {
             factory: Some(factory.to_owned()),
             options: options.clone(),
-            use_gpu: false,
+            ..IndexSpec::default()
         };
         let found = open_index(here, &spec).unwrap().search(&queries, 20).unwrap();
         let recall = recall(&found, &truth);

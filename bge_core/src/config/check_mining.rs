@@ -184,8 +184,12 @@ impl MineConfig {
                 }
             }
         }
-        if mine.use_gpu_for_searching {
-            let message = "this build searches on the CPU; leave the flag out";
+        if mine.use_gpu_for_searching && !cfg!(feature = "cuda") {
+            let message = "this build searches on the CPU; for an NVIDIA GPU, build it with `--features bge_core/cuda`, or leave the flag out";
+            findings.error("config.unsupported", "use_gpu_for_searching", message);
+        } else if mine.use_gpu_for_searching && !mine.index_factory.trim().is_empty() {
+            let message = "a FAISS index is searched on the CPU, as faiss-gpu is not linked; leave out index_factory for exact search on \
+                           the GPU, or leave the flag out";
             findings.error("config.unsupported", "use_gpu_for_searching", message);
         }
     }

@@ -108,7 +108,7 @@ arguments! {
         reranker_query_max_length: Option<usize> = None, ours;
 
         ["search"]
-        /// Search on a GPU.
+        /// Search on a GPU, exactly: the first that devices names, or cuda:0. A build with the feature `cuda` can.
         use_gpu_for_searching: bool = false;
         /// Queries that are searched together at least; the results do not depend on it.
         search_batch_size: usize = 64;

@@ -32,7 +32,7 @@ mod training;
 mod tree;
 pub(crate) mod unknown;
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "model")]
 pub(crate) use check::cuda_number;
 pub use check::{Checked, CheckedConfig};
 pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy, TextRole};

@@ -12,6 +12,7 @@ pub(crate) const SOURCE: &str = concat!(
     include_str!("kernels/rows.cu"),
     include_str!("kernels/decoder.cu"),
     include_str!("kernels/optimizer.cu"),
+    include_str!("kernels/search.cu"),
 );
 
 /// Threads of every block (`THREADS`).
@@ -36,6 +37,7 @@ pub(crate) const NAMES: &[&str] = &[
     "attention_backward_queries",
     "attention_forward",
     "column_partials",
+    "count_reached",
     "dropout_rows",
     "embedding_forward",
     "first_rows",
@@ -53,7 +55,9 @@ pub(crate) const NAMES: &[&str] = &[
     "sum_squares",
     "table_pieces",
     "table_rows",
+    "take_reached",
     "widen",
+    "widen_halves",
 ];
 
 /// What the kernels are compiled for.

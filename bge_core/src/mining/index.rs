@@ -1,16 +1,12 @@
 //! The index that the settings ask for: built, or read from the file where an earlier run kept it.
 
-use crate::config::MineArguments;
+use crate::config::{MineArguments, cuda_number};
 use crate::error::Result;
 use crate::search::{FaissOptions, IndexSpec, Rows, SearchIndex, open_index};
 
-/// Opens the index over `rows`; `key` is the hash of everything that these rows were made from.
-pub(super) fn open<'a>(
-    rows: Rows<'a>,
-    arguments: &MineArguments,
-    key: &[u8; 32],
-) -> Result<Box<dyn SearchIndex + 'a>> {
-    let spec = IndexSpec {
+/// What the settings ask for; a GPU is the one that the vectors are made on, or the first.
+pub(super) fn spec(arguments: &MineArguments, devices: &[String]) -> IndexSpec {
+    IndexSpec {
         factory: Some(arguments.index_factory.trim().to_owned()).filter(|factory| !factory.is_empty()),
         options: FaissOptions {
             nprobe: arguments.nprobe,
@@ -18,14 +14,27 @@ pub(super) fn open<'a>(
             ..FaissOptions::default()
         },
         use_gpu: arguments.use_gpu_for_searching,
-    };
+        gpu: devices
+            .first()
+            .and_then(|name| cuda_number(name))
+            .unwrap_or_default(),
+    }
+}
+
+/// Opens the index over `rows`; `key` is the hash of everything that these rows were made from.
+pub(super) fn open<'a>(
+    rows: Rows<'a>,
+    spec: &IndexSpec,
+    arguments: &MineArguments,
+    key: &[u8; 32],
+) -> Result<Box<dyn SearchIndex + 'a>> {
     #[cfg(feature = "faiss")]
     if let (Some(factory), Some(path), false) = (&spec.factory, &arguments.index_file, spec.use_gpu) {
         return kept::open(rows, factory, &spec.options, std::path::Path::new(path), key);
     }
     #[cfg(not(feature = "faiss"))]
-    let _ = key;
-    open_index(rows, &spec)
+    let _ = (key, arguments);
+    open_index(rows, spec)
 }
 
 #[cfg(feature = "faiss")]

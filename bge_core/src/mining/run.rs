@@ -26,6 +26,8 @@ use crate::search::{Hit, Rows, SearchIndex, VectorStore};
 
 /// Rows that are searched at once, at least.
 const SEARCHED: usize = 2048;
+/// The same where a GPU searches, which is given the corpus anew each time.
+const SEARCHED_ON_GPU: usize = 1 << 14;
 /// Hits in memory at once, at most, unless a single row has more.
 const HITS: usize = 1 << 22;
 /// Rows between two notes of what is done, where a cross-encoder takes long for each.
@@ -68,6 +70,8 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
     let mine = &config.mine;
     let bad = |reason: String| Error::new(ErrorKind::InvalidConfig, reason).with_field("range_for_sampling");
     let rules = Rules::new(mine).map_err(bad)?;
+    let spec = index::spec(mine, &config.embed.devices);
+    spec.check()?;
     let corpus = Corpus::open(mine, work.path())?;
     let hub = hub::HubOptions::new(config.embed.cache_dir.as_ref(), config.embed.token.as_ref());
     let folder = hub::resolve_model(&config.embed.embedder_name_or_path, &hub)?;
@@ -177,12 +181,11 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         push(&mut head, line);
         parts.append(LEDGER, &head)?;
     }
-    let mut index = index::open(Rows::Stored(&stored), mine, &stored.layout().key)?;
+    let mut index = index::open(Rows::Stored(&stored), &spec, mine, &stored.layout().key)?;
+    let least = if spec.use_gpu { SEARCHED_ON_GPU } else { SEARCHED };
     miner.all(
         &mut *index,
-        mine.search_batch_size
-            .max(SEARCHED)
-            .min((HITS / rules.end).max(1)),
+        mine.search_batch_size.max(least).min((HITS / rules.end).max(1)),
         &mut parts,
         report,
     )?;

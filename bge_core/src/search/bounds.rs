@@ -8,6 +8,9 @@
 const UNIT: f64 = 1.0 / (1_u64 << 24) as f64;
 /// Twice the smallest positive f32, `2^-149`: what a term can lose to underflow.
 const TINY: f64 = 3e-45;
+/// `2^-125`: a lost factor, or a lost product, where numbers below `2^-126` are zero.
+#[cfg(any(target_arch = "x86_64", feature = "cuda", test))]
+const LOST: f64 = 2.4e-38;
 /// Products of norms from here on could overflow in f32; `2^120`.
 const LARGE: f64 = 1.329_227_995_784_916e36;
 
@@ -64,6 +67,17 @@ impl Bound {
         }
     }
 
+    /// The same where what is below `2^-126` may be lost, as a GPU may.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn with_losses(dim: usize, query: f64) -> Self {
+        let bound = Self::new(dim, query);
+        let least = dim as f64 * LOST;
+        Self {
+            slope: bound.slope + least,
+            least: least * (1.0 + query),
+        }
+    }
+
     /// The same where both vectors are rounded to bfloat16 first, and what is below `2^-126` is lost.
     ///
     /// Rounding changes a vector by at most `2^-9` of its norm.
@@ -71,8 +85,7 @@ impl Bound {
     pub(super) fn with_bfloat16(dim: usize, query: f64) -> Self {
         let rounded = 1.01 / 256.0;
         let bound = Self::new(dim, query * (1.0 + rounded));
-        // `2^-125`: a lost factor, or a lost product.
-        let least = dim as f64 * 2.4e-38;
+        let least = dim as f64 * LOST;
         Self {
             slope: bound.slope + rounded * query + least,
             least: least * (1.0 + query),

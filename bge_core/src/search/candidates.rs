@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
-use super::bounds::{Bound, below};
+use rayon::prelude::*;
+
+use super::bounds::{Bound, below, norm, scale};
 use super::kernel::Level;
 use super::rescore::rescore;
 use super::store::BLOCK_ROWS;
@@ -16,6 +18,29 @@ pub(super) struct Query<'q> {
     pub scale: f64,
     /// Norm of the scaled query.
     pub norm: f64,
+}
+
+impl<'q> Query<'q> {
+    /// The queries of `[count, dim]`, against rows of which `most` is the greatest norm.
+    pub(super) fn all(queries: &'q [f32], dim: usize, most: f64) -> Vec<Self> {
+        queries
+            .par_chunks(dim)
+            .map(|numbers| {
+                let norm = norm(numbers).unwrap_or(f64::INFINITY);
+                let scale = scale(norm, most);
+                Self {
+                    numbers,
+                    scale,
+                    norm: norm * scale,
+                }
+            })
+            .collect()
+    }
+
+    /// Its scaled numbers.
+    pub(super) fn scaled(&self) -> impl Iterator<Item = f32> {
+        self.numbers.iter().map(|x| (f64::from(*x) * self.scale) as f32)
+    }
 }
 
 /// A row whose score is known up to an error.

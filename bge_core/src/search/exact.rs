@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::bounds::{Bound, norm, scale};
+use super::bounds::{Bound, norm};
 use super::candidates::{Candidates, Judge, Query};
 use super::kernel::{Level, Tile, tile};
 use super::store::BLOCK_ROWS;
@@ -146,8 +146,7 @@ impl<'a> Exact<'a> {
             .map(|queries| {
                 let mut panel = vec![0; strip];
                 for (lane, query) in queries.iter().enumerate() {
-                    let scaled = query.numbers.iter().map(|x| (f64::from(*x) * query.scale) as f32);
-                    amx::pack_query(lane, scaled, &mut panel);
+                    amx::pack_query(lane, query.scaled(), &mut panel);
                 }
                 panel
             })
@@ -193,18 +192,7 @@ impl<'a> Exact<'a> {
             k,
             level: self.level,
         };
-        let queries: Vec<Query> = queries
-            .par_chunks(dim)
-            .map(|numbers| {
-                let norm = norm(numbers).unwrap_or(f64::INFINITY);
-                let scale = scale(norm, most);
-                Query {
-                    numbers,
-                    scale,
-                    norm: norm * scale,
-                }
-            })
-            .collect();
+        let queries = Query::all(queries, dim, most);
         let longest = queries.iter().map(|query| query.norm).fold(most, f64::max);
         judge.matrix &= longest < FITS_BFLOAT16;
         let threads = rayon::current_num_threads();
@@ -272,11 +260,7 @@ impl SearchIndex for Exact<'_> {
         let mut lists = Vec::with_capacity(count);
         for queries in queries.chunks(MOST_QUERIES * self.dim()) {
             lists.extend(self.search_some(queries, k));
-            if let Rows::Stored(store) = self.rows
-                && store.size() > RESIDENT
-            {
-                store.release(0..store.len());
-            }
+            release_all(&self.rows);
         }
         Ok(lists)
     }
@@ -306,12 +290,12 @@ pub(super) fn block_norms(rows: &Rows) -> Result<Vec<f64>> {
     norms.into_iter().collect()
 }
 
-fn block_range(block: usize, rows: usize) -> Range<usize> {
+pub(super) fn block_range(block: usize, rows: usize) -> Range<usize> {
     block * BLOCK_ROWS..((block + 1) * BLOCK_ROWS).min(rows)
 }
 
 /// Gives back the memory of stored rows from time to time, if they are many.
-fn release(rows: &Rows, block: usize, range: Range<usize>) {
+pub(super) fn release(rows: &Rows, block: usize, range: Range<usize>) {
     if let Rows::Stored(store) = rows
         && store.size() > RESIDENT
     {
@@ -320,6 +304,15 @@ fn release(rows: &Rows, block: usize, range: Range<usize>) {
         if (block + 1).is_multiple_of(stretch) {
             store.release((range.start + BLOCK_ROWS).saturating_sub(stretch * BLOCK_ROWS)..range.end);
         }
+    }
+}
+
+/// Gives back the memory of all stored rows, if they are many.
+pub(super) fn release_all(rows: &Rows) {
+    if let Rows::Stored(store) = rows
+        && store.size() > RESIDENT
+    {
+        store.release(0..store.len());
     }
 }
 
@@ -413,8 +406,8 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
         let width = level.width(queries.len() - first);
         let mut numbers = vec![0.0; dim * width];
         for (lane, query) in queries[first..].iter().take(width).enumerate() {
-            for (slots, x) in numbers.chunks_exact_mut(width).zip(query.numbers) {
-                slots[lane] = (f64::from(*x) * query.scale) as f32;
+            for (slots, x) in numbers.chunks_exact_mut(width).zip(query.scaled()) {
+                slots[lane] = x;
             }
         }
         panels.push(Panel {

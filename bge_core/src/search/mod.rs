@@ -14,6 +14,8 @@ mod candidates;
 mod exact;
 #[cfg(feature = "faiss")]
 mod faiss;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
 mod kernel;
 mod rescore;
 mod sparse;
@@ -100,6 +102,15 @@ impl Rows<'_> {
         match self {
             Self::Memory { data, dim } => data.get(range.start * dim..range.end * dim).unwrap_or_default(),
             Self::Stored(store) => store.slice(range, scratch),
+        }
+    }
+
+    /// The bytes of rows within one block, where they are stored in f16.
+    #[cfg(any(feature = "cuda", test))]
+    fn halves(&self, range: Range<usize>) -> Option<&[u8]> {
+        match self {
+            Self::Memory { .. } => None,
+            Self::Stored(store) => store.halves(range),
         }
     }
 

@@ -537,6 +537,12 @@ impl VectorStore {
         scratch
     }
 
+    /// The bytes of rows within one block, where they are stored in f16: little-endian, as a GPU has them.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn halves(&self, range: Range<usize>) -> Option<&[u8]> {
+        (self.layout.dtype == VectorType::F16).then(|| self.bytes(range))
+    }
+
     /// Gives back the memory of rows that were read; they stay on disk and are mapped again when needed.
     pub(super) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]

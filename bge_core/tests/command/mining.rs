@@ -116,8 +116,8 @@ pub(crate) fn cases() -> Vec<Case> {
             &["search_batch_size"],
         ),
         setting(
-            "a GPU that is not there",
-            &["--use_gpu_for_searching"],
+            "an index that no GPU searches",
+            &["--use_gpu_for_searching", "--index_factory", "Flat"],
             &["use_gpu_for_searching", "leave the flag out"],
         ),
         setting(
