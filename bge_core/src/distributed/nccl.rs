@@ -17,7 +17,7 @@ mod fake;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Communicator, block, check_lengths, check_own, check_root, of_rank};
+use super::{Communicator, block, check_lengths, check_own, check_root, nap, of_rank};
 use crate::cuda::gpu::{Gpu, Memory, Plain, memory_of, read_values};
 use crate::error::{Error, Result, bail};
 use library::{Collective, Comm, ID_BYTES, Id, Nvidia};
@@ -307,15 +307,5 @@ impl Drop for Nccl {
         if let State::Open(comm) = state {
             comm.abort();
         }
-    }
-}
-
-/// Leaves the processor to others, the longer the longer it has waited, up to 200 µs.
-fn nap(since: Instant) {
-    let nap = (since.elapsed() / 20).min(Duration::from_micros(200));
-    if nap < Duration::from_micros(5) {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(nap);
     }
 }

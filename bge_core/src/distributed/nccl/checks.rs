@@ -4,6 +4,7 @@ use super::*;
 use crate::cuda::emulator::{emulator, real};
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::Variant;
+use crate::distributed::checks::{every_call, on_threads};
 use crate::distributed::{ThreadGroup, ThreadRank};
 use crate::error::ErrorKind;
 
@@ -21,43 +22,24 @@ fn ranks<T: Send>(
     }
     let gpu = emulator(Variant::new(Storage::F32, 96, 3).unwrap())?;
     let lines = ThreadGroup::create(size, LIMIT).unwrap();
-    let run = &|line: ThreadRank| {
+    let open = |line: ThreadRank| {
         let nvidia = (!without.contains(&line.rank())).then(super::fake::nvidia);
-        let nccl = Nccl::over(Arc::new(line), Arc::clone(&gpu), nvidia, limit);
-        work(&nccl).inspect_err(|error| nccl.fail(&of_rank(nccl.rank(), error)))
+        Ok(Arc::new(Nccl::over(
+            Arc::new(line),
+            Arc::clone(&gpu),
+            nvidia,
+            limit,
+        )))
     };
-    Some(std::thread::scope(|scope| {
-        let threads: Vec<_> = lines
-            .into_iter()
-            .map(|line| scope.spawn(move || run(line)))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    }))
+    Some(on_threads(lines, open, |nccl| work(nccl)).into_iter().collect())
 }
 
 #[test]
 fn every_call_is_that_of_the_line_below() {
     for without in [&[][..], &[1]] {
         let result = ranks(3, LIMIT, without, |nccl| {
-            let rank = nccl.rank();
             assert_eq!(nccl.reaches()?, without.is_empty());
-            let mut values: Vec<f32> = (0..7).map(|at| (at * (rank + 1)) as f32).collect();
-            nccl.all_reduce(&mut values)?;
-            assert_eq!(values, [0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0]);
-            nccl.all_reduce(&mut [])?;
-            let lengths = [2, 0, 3];
-            let own: Vec<f32> = (0..lengths[rank]).map(|at| (10 * rank + at) as f32).collect();
-            assert_eq!(nccl.all_gather(&own, &lengths)?, [0.0, 1.0, 20.0, 21.0, 22.0]);
-            let given: Vec<f32> = (0..5).map(|at| (at + rank) as f32).collect();
-            let want: [&[f32]; 3] = [&[3.0, 6.0], &[], &[9.0, 12.0, 15.0]];
-            assert_eq!(nccl.reduce_scatter(&given, &lengths)?, want[rank]);
-            let mut values = [rank as f32; 4];
-            nccl.broadcast(2, &mut values)?;
-            assert_eq!(values, [2.0; 4]);
-            assert_eq!(nccl.gather_numbers(&[rank as f64])?, [0.0, 1.0, 2.0]);
-            nccl.barrier()?;
-            assert_eq!(nccl.order(7 + rank as u32)?, 7);
-            Ok(())
+            every_call(nccl)
         });
         if let Some(result) = result {
             result.unwrap();
