@@ -65,7 +65,7 @@ pub(super) fn memory(
     let backward =
         tokens * number * (3 * width + inner).max(6 * width) + tokens * 4 * shape.num_attention_heads;
     let partials = tokens.div_ceil(SUM_ROWS) * 4 * inner.max(2 * width);
-    let mut memory = Memory {
+    let memory = Memory {
         weights: 4 * floats + if half { number * layers } else { 0 },
         gradients: 4 * floats,
         optimizer: (8 * floats).div_ceil(share),
@@ -74,13 +74,7 @@ pub(super) fn memory(
         program: LIBRARIES,
         total: 0,
     };
-    memory.total = memory.weights
-        + memory.gradients
-        + memory.optimizer
-        + memory.activations
-        + memory.temporary
-        + memory.program;
-    memory
+    memory.summed()
 }
 
 /// Floats of the embeddings and of a layer in the flat buffers.
