@@ -144,27 +144,13 @@ impl Findings {
         }
     }
 
-    /// Refuses devices that this build does not have, and several that do not encode together.
+    /// Refuses devices that this build does not have, and GPUs beside the processor.
     pub(super) fn devices(&mut self, devices: &[String]) {
-        self.known_devices(devices);
-        if devices.len() > 1 && on_gpu(devices) {
-            let message =
-                "one GPU at a time; several, or one beside the processor, do not encode together yet";
-            self.error("config.unsupported", "devices", message);
-        }
-    }
-
-    /// Refuses devices that this build does not have, and GPUs beside the processor, which do not train together.
-    fn training_devices(&mut self, devices: &[String]) {
-        self.known_devices(devices);
         let gpus = devices.iter().filter(|name| cuda_number(name).is_some()).count();
         if on_gpu(devices) && gpus < devices.len() {
-            let message = "GPUs and the processor do not train together; name GPUs alone, or `cpu` alone";
+            let message = "GPUs and the processor do not work together; name GPUs alone, or `cpu` alone";
             self.error("config.unsupported", "devices", message);
         }
-    }
-
-    fn known_devices(&mut self, devices: &[String]) {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
@@ -409,7 +395,7 @@ impl FinetuneConfig {
             ];
             findings.precision(&wanted, &training.devices);
         }
-        findings.training_devices(&training.devices);
+        findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
         findings.count(
             "nproc_per_node",
@@ -453,6 +439,8 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "cuda")]
+    use super::Findings;
     use super::cuda_number;
 
     /// The codes of what is wrong with training on these devices.
@@ -469,6 +457,18 @@ mod tests {
         fields
             .filter(|field| ["devices", "nproc_per_node", "zero_stage"].contains(&field.as_str()))
             .collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn several_gpus_work_together_but_none_beside_the_processor() {
+        let wrong = |devices: &[&str]| {
+            let mut findings = Findings::default();
+            findings.devices(&devices.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+            findings.0.len()
+        };
+        assert_eq!(wrong(&["cuda:0", "cuda:1"]), 0);
+        assert_eq!(wrong(&["cuda:0", "cpu"]), 1);
     }
 
     #[cfg(feature = "cuda")]

@@ -92,10 +92,10 @@ impl Stepper {
         #[cfg(feature = "cuda")]
         let gpu = {
             let half = [arguments.fp16, arguments.bf16];
-            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32) {
-                None => None,
-                Some(placement) => {
-                    objective.encoder_mut().move_to_cuda(placement)?;
+            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32)[..] {
+                [] => None,
+                [placement, ..] => {
+                    objective.encoder_mut().move_to_cuda(&[placement])?;
                     let encoder = objective.encoder().gpu().map(Arc::clone);
                     encoder.map(|encoder| super::gpu::OnGpu::new(encoder, placement.storage))
                 }
