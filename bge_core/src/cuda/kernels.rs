@@ -31,6 +31,7 @@ pub(crate) const NAMES: &[&str] = &[
     "activation_backward",
     "activation_forward",
     "adamw",
+    "add_floats",
     "add_partials",
     "attention_backward_keys",
     "attention_backward_queries",

@@ -10,6 +10,7 @@
 mod cache;
 mod encoder;
 pub(crate) mod gpu;
+mod gradients;
 pub(crate) mod kernels;
 mod layer;
 mod layout;

@@ -93,6 +93,12 @@ impl Nccl {
         self.run(Collective::AllReduce(at, at, floats))
     }
 
+    /// Replaces floats in the memory of rank `root`'s GPU by their sums over the ranks, where the GPUs reach each other; what the
+    /// others have stays there.
+    pub(crate) fn sum_on(&self, root: usize, at: u64, floats: usize) -> Result<()> {
+        self.run(Collective::Reduce(root, at, floats))
+    }
+
     /// Replaces floats in the memory of this rank's GPU by those of rank `root`, where the GPUs reach each other.
     pub(crate) fn share(&self, root: usize, at: u64, floats: usize) -> Result<()> {
         self.run(Collective::Broadcast(root, at, floats))

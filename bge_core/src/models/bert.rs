@@ -323,7 +323,7 @@ impl Bert {
         let (embeddings, mut layers) = match record.0 {
             Kept::Host { embeddings, layers } => (embeddings, layers),
             #[cfg(any(feature = "cuda", test))]
-            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, &d_hidden),
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, &d_hidden, grads),
         };
         let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
@@ -443,7 +443,7 @@ impl Bert {
     ) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         let record = match record.0 {
-            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, d_vectors),
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, d_vectors, grads),
             host @ Kept::Host { .. } => BertRecord(host),
         };
         let rows = Rows::of(pooling);
@@ -456,11 +456,18 @@ impl Bert {
 
     /// The backward of what ran on the GPU, whose gradients stay there.
     #[cfg(any(feature = "cuda", test))]
-    fn backward_on_gpu(&self, batch: &Batch, record: crate::cuda::Record, gradient: &Tensor) -> Result<()> {
-        match self.gpus.first() {
-            Some(gpu) => super::gpu::backward(gpu, batch, record, gradient),
-            None => bail!(Internal, "this record is that of an encoder on a GPU"),
-        }
+    fn backward_on_gpu(
+        &self,
+        batch: &Batch,
+        record: crate::cuda::Record,
+        gradient: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let Some(gpu) = self.gpus.first() else {
+            bail!(Internal, "this record is that of an encoder on a GPU");
+        };
+        super::gpu::backward(gpu, batch, record, gradient, |part| self.collect(part, grads))?;
+        self.collect(Part::Rest, grads)
     }
 
     /// What the layer of this index sees: only the last one computes fewer rows.

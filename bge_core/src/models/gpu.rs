@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::bert::{Bert, BertRecord};
 use crate::cuda::{Encoder, Input, Outcome, Sizes, gpu::Gpu, kernels::Variant};
 use crate::error::Result;
-use crate::nn::{Keep, read, tensor};
+use crate::nn::{Keep, Part, read, tensor};
 
 /// Where and how precisely a model computes.
 #[cfg(feature = "cuda")]
@@ -176,14 +176,15 @@ pub(super) fn forward(
     Ok(Some((values, record.map(BertRecord::on_gpu))))
 }
 
-/// The backward of [`forward`].
+/// The backward of [`forward`]; `done` hears which part has all its gradients.
 pub(super) fn backward(
     encoder: &Encoder,
     batch: &Batch,
     record: crate::cuda::Record,
     gradient: &Tensor,
+    done: impl FnMut(Part) -> Result<()>,
 ) -> Result<()> {
-    encoder.backward(input(batch), record, &read(gradient)?)
+    encoder.backward(input(batch), record, &read(gradient)?, done)
 }
 
 #[cfg(test)]

@@ -35,10 +35,13 @@ pub(super) fn memory(
     let encoder = unpadded_tables + 2 * shape.hidden_size + shape.num_hidden_layers * unpadded_layer;
     let heads = parameters.all.saturating_sub(encoder).next_multiple_of(CHUNK);
     let floats = tables + layers + heads;
-    // A stage above 1 is refused.
-    let share = match options.zero_stage {
-        0 => 1,
-        _ => options.world_size.max(1) as u64,
+    let world = options.world_size.max(1) as u64;
+    let share = if options.zero_stage == 0 { 1 } else { world };
+    // The own block, and a part that has its turn. A stage above 2 is refused.
+    let gradients = if options.zero_stage > 1 && world > 1 {
+        (4 * floats).div_ceil(world) + 4 * tables.max(layer)
+    } else {
+        4 * floats
     };
     let (texts, tokens) = at_once(config, batch);
     let (width, inner) = (shape.hidden_size, shape.intermediate_size);
@@ -67,7 +70,7 @@ pub(super) fn memory(
     let partials = tokens.div_ceil(SUM_ROWS) * 4 * inner.max(2 * width);
     let memory = Memory {
         weights: 4 * floats + if half { number * layers } else { 0 },
-        gradients: 4 * floats,
+        gradients,
         optimizer: (8 * floats).div_ceil(share),
         activations: 2 * input + kept + lists + vectors,
         temporary: backward + partials,
@@ -127,10 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn gpus_share_out_the_moments_and_nothing_else() {
+    fn gpus_share_out_the_moments_and_then_the_gradients() {
         let (alone, shared) = (memory(&["cuda"], true, 4, 0), memory(&["cuda"], true, 4, 1));
         assert_eq!(shared.optimizer, alone.optimizer.div_ceil(4));
         assert_eq!(shared.total, alone.total - alone.optimizer + shared.optimizer);
-        assert_eq!(memory(&["cuda"], true, 4, 3), shared);
+        let both = memory(&["cuda"], true, 4, 2);
+        assert_eq!(both.optimizer, shared.optimizer);
+        // The tables are the largest part: 23.8 of 108.9 million weights.
+        let ratio = both.gradients as f64 / alone.gradients as f64;
+        assert!((ratio - 0.25 - 23.8 / 108.9).abs() < 0.01, "{ratio}");
+        assert_eq!(memory(&["cuda"], true, 1, 2), memory(&["cuda"], true, 1, 0));
     }
 }

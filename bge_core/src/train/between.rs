@@ -71,6 +71,39 @@ impl Between {
         Ok(())
     }
 
+    /// Sums floats over the ranks, of which each gets the sums of its block in their place; what else is there is of no use any
+    /// more. The first of the floats lies at `at`, and the blocks are those of the whole buffer.
+    pub(super) fn sum_blocks(&self, at: u64, floats: Range<usize>, lengths: &[usize]) -> Result<()> {
+        let of = |rank: usize, floats: &Range<usize>| {
+            let (first, length) = block(lengths, rank);
+            let start = first.clamp(floats.start, floats.end);
+            start..(first + length).clamp(start, floats.end)
+        };
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            for root in 0..lengths.len() {
+                let block = of(root, &floats);
+                if !block.is_empty() {
+                    nccl.sum_on(root, place(at, block.start - floats.start), block.len())?;
+                }
+            }
+            return Ok(());
+        }
+        for first in floats.clone().step_by(PIECE) {
+            let piece = first..(first + PIECE).min(floats.end);
+            let parts: Vec<usize> = (0..lengths.len()).map(|rank| of(rank, &piece).len()).collect();
+            let from = place(at, first - floats.start);
+            let values: Vec<f32> = read_values(&self.gpu, from, piece.len())?;
+            let sums = self.ranks.reduce_scatter(&values, &parts)?;
+            let own = of(self.ranks.rank(), &piece).start;
+            self.gpu
+                .upload(place(at, own - floats.start), f32::bytes(&sums))?;
+        }
+        Ok(())
+    }
+
     /// Gives all ranks the blocks of each, which lie in the buffer that begins at `at`.
     pub(super) fn share(&self, at: u64, lengths: &[usize]) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]

@@ -1,7 +1,8 @@
 //! The half of a step that happens on a GPU: loss scaling, the sum over the ranks, the norm, the update, and the moments.
 //!
 //! Ranks hold equal weights and gradients. With `zero_stage` 1 each has the moments of its block of the flat buffers, updates
-//! that block, and gives it to the others.
+//! that block, and gives it to the others. With stage 2 it has the gradients of that block alone: those of a layer are summed over
+//! the ranks right after its backward, in each pass.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
 use crate::distributed::{Communicator, block, even};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::nn::{Gradients, ParamStore, read};
+use crate::nn::{Gradients, ParamStore, Part, Watcher, read};
 use crate::optim::AdamW;
 
 /// What gradients are first multiplied by where they are stored as f16, as torch's `GradScaler` has it.
@@ -33,9 +34,45 @@ pub(super) struct OnGpu {
     /// Steps since the scale changed.
     good: usize,
     /// The other ranks, where there are any.
-    between: Option<Between>,
+    between: Option<Arc<Between>>,
     /// The floats of each rank's block, where they share out the optimizer.
     blocks: Option<Vec<usize>>,
+    /// Who sums the gradients of each part, where the ranks share them out too.
+    parts: Option<Arc<ByParts>>,
+}
+
+/// Sums the gradients of each part over the ranks as soon as a pass has made them, so that each rank keeps those of its block.
+#[derive(Debug)]
+struct ByParts {
+    encoder: Arc<Encoder>,
+    between: Arc<Between>,
+    blocks: Vec<usize>,
+}
+
+impl Watcher for ByParts {
+    fn enter(&self, _: Part) -> Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self, _: Part) -> Result<()> {
+        Ok(())
+    }
+
+    fn collect(&self, part: Part, _: &mut Gradients) -> Result<()> {
+        let turn = self.encoder.gradients_of(part)?;
+        let floats = turn.range();
+        if floats.is_empty() {
+            return Ok(()); // of a head, which has its turn at the end of the step
+        }
+        self.between
+            .sum_blocks(turn.at(floats.start), floats, &self.blocks)?;
+        self.encoder.keep(&turn)
+    }
+
+    fn passes(&self, own: usize) -> Result<usize> {
+        let all = self.between.ranks().gather_numbers(&[own as f64])?;
+        Ok(all.into_iter().fold(0.0, f64::max) as usize)
+    }
 }
 
 impl OnGpu {
@@ -47,6 +84,7 @@ impl OnGpu {
             good: 0,
             between: None,
             blocks: None,
+            parts: None,
         }
     }
 
@@ -68,19 +106,36 @@ impl OnGpu {
     /// The same over a way that is there.
     pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
         let ranks = Arc::clone(between.ranks());
-        if zero_stage > 1 {
+        if zero_stage > 2 {
             bail!(
                 Unsupported,
-                "GPUs share out the optimizer at most: give `--zero_stage 1`, or train with `--devices cpu`"
+                "GPUs share out the optimizer and the gradients at most: give `--zero_stage 2`, or train with `--devices cpu`"
             );
         }
-        if zero_stage == 1 {
+        let between = Arc::new(between);
+        if zero_stage > 0 {
             let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
-            self.blocks = Some(chunks.into_iter().map(|chunks| chunks * CHUNK).collect());
+            let blocks: Vec<usize> = chunks.into_iter().map(|chunks| chunks * CHUNK).collect();
+            if zero_stage == 2 {
+                let (first, length) = block(&blocks, ranks.rank());
+                self.encoder.keep_only(first..first + length)?;
+                self.parts = Some(Arc::new(ByParts {
+                    encoder: Arc::clone(&self.encoder),
+                    between: Arc::clone(&between),
+                    blocks: blocks.clone(),
+                }));
+            }
+            self.blocks = Some(blocks);
             self.optimizer = None;
         }
         self.between = Some(between);
         Ok(ranks)
+    }
+
+    /// Who must know which part of the network has its gradients.
+    pub(super) fn watcher(&self) -> Option<Arc<dyn Watcher>> {
+        let parts = self.parts.as_ref();
+        parts.map(|parts| Arc::clone(parts) as Arc<dyn Watcher>)
     }
 
     /// Whether all ranks must come together for the moments.
@@ -122,13 +177,13 @@ impl OnGpu {
     fn live(&self, params: &ParamStore, trained: &[usize], gradients: &Gradients) -> Result<Vec<bool>> {
         let inside: Vec<bool> = self.encoder.inside().collect();
         let mut known = Vec::with_capacity(trained.len());
+        let inside = |id: usize| inside.get(id).copied().unwrap_or(false);
         for &id in trained {
             let gradient = gradients.get(id);
-            if let Some(gradient) = gradient {
+            if let (Some(gradient), None) = (gradient, &self.parts) {
                 self.encoder.set_gradient(id, &read(gradient)?)?;
             }
-            let takes_part = gradient.is_some() || inside.get(id).copied().unwrap_or(false);
-            known.push(f32::from(u8::from(takes_part)));
+            known.push(f32::from(u8::from(gradient.is_some() || inside(id))));
         }
         if let Some(between) = &self.between {
             between.ranks().all_reduce(&mut known)?;
@@ -137,6 +192,14 @@ impl OnGpu {
         for (&id, known) in trained.iter().zip(known) {
             if let Some(live) = live.get_mut(id) {
                 *live = known > 0.0;
+            }
+            if let Some(parts) = self.parts.as_ref().filter(|_| known > 0.0 && !inside(id)) {
+                let mut floats = match gradients.get(id) {
+                    Some(gradient) => read(gradient)?.to_vec(),
+                    None => vec![0.0; self.encoder.floats(id).len()],
+                };
+                parts.between.ranks().all_reduce(&mut floats)?;
+                self.encoder.set_gradient(id, &floats)?;
             }
         }
         Ok(live)
@@ -152,17 +215,36 @@ impl OnGpu {
     ) -> Result<(f64, Vec<bool>)> {
         self.moments_of(trained, host)?;
         let live = self.live(params, trained, gradients)?;
+        let join = |own: &[f64]| self.join_chunks(own);
         let Some(between) = &self.between else {
-            return Ok((self.optimizer()?.norm(&self.encoder, &live)?, live));
+            return Ok((self.optimizer()?.norm(&self.encoder, &live, join)?, live));
         };
-        let (sums, _) = self.encoder.gradients()?;
-        for stretch in self.encoder.stretches(&live) {
-            between.sum(sums.address(), stretch)?;
+        if self.parts.is_none() {
+            let sums = self.encoder.gradients()?;
+            for stretch in self.encoder.stretches(&live) {
+                between.sum(sums.at(0), stretch)?;
+            }
         }
         // Rank 0's norm is everyone's: GPUs of other kinds may round it otherwise.
-        let own = self.optimizer()?.norm(&self.encoder, &live)?;
+        let own = self.optimizer()?.norm(&self.encoder, &live, join)?;
         let all = between.ranks().gather_numbers(&[own])?;
         Ok((all.first().copied().unwrap_or(own), live))
+    }
+
+    /// A number of each chunk, where this rank has those of its block.
+    fn join_chunks(&self, own: &[f64]) -> Result<Vec<f64>> {
+        let (Some(between), Some(blocks)) = (&self.between, &self.blocks) else {
+            return Ok(own.to_vec());
+        };
+        let longest = blocks.iter().max().map_or(0, |longest| longest / CHUNK);
+        let mut padded = own.to_vec();
+        padded.resize(longest, 0.0);
+        let all = between.ranks().gather_numbers(&padded)?;
+        let chunks = all.chunks(longest.max(1)).zip(blocks);
+        Ok(chunks
+            .flat_map(|(all, floats)| all.iter().take(floats / CHUNK))
+            .copied()
+            .collect())
     }
 
     /// Updates the weights that take part; those that the CPU computes with come back to it.

@@ -149,11 +149,14 @@ impl Stepper {
     /// update is the same on all of them. Their weights and settings must be equal.
     ///
     /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew. On
-    /// GPUs there is stage 1 and no higher one.
+    /// GPUs there is no stage 3.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
             self.ranks = gpu.join(ranks, self.zero_stage, self.limit)?;
+            if let Some(watcher) = gpu.watcher() {
+                self.objective.watch(watcher);
+            }
             return Ok(());
         }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
@@ -399,6 +402,9 @@ impl Stepper {
         if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
             let between = super::between::Between::through(nccl, encoder.flat().0);
             self.ranks = gpu.join_over(between, self.zero_stage)?;
+            if let Some(watcher) = gpu.watcher() {
+                self.objective.watch(watcher);
+            }
         }
         Ok(())
     }
