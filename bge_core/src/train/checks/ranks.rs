@@ -16,7 +16,7 @@ use crate::models::{Bert, CrossEncoder, M3};
 use crate::train::{MicroBatch, PairBatch};
 
 /// How long a rank waits for the others: these are emulated, on a machine that may be busy.
-const LIMIT: Duration = Duration::from_mins(20);
+pub(super) const LIMIT: Duration = Duration::from_mins(20);
 
 /// What is trained, and on which batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
