@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub(crate) struct Nccl {
     line: Arc<dyn Communicator>,
     gpu: Arc<dyn Gpu>,
-    nvidia: Option<Arc<Nvidia>>,
+    nvidia: std::result::Result<Arc<Nvidia>, String>,
     limit: Duration,
     state: Mutex<State>,
 }
@@ -42,8 +42,8 @@ enum State {
     /// Nothing was sent yet.
     Fresh,
     Open(Comm),
-    /// Not all ranks can.
-    Unreachable,
+    /// Not all ranks can, and why.
+    Unreachable(String),
     Failed,
 }
 
@@ -51,22 +51,20 @@ impl Nccl {
     /// Over `line`, for a rank with this GPU; calls wait for `limit` at most.
     #[cfg(feature = "nccl")]
     pub(crate) fn new(line: Arc<dyn Communicator>, gpu: Arc<dyn Gpu>, limit: Duration) -> Self {
-        let nvidia = Nvidia::open()
-            .inspect_err(|error| tracing::warn!("gradients go through the host: {error}"))
-            .ok();
-        Self::over(line, gpu, nvidia.map(Arc::new), limit)
+        let nvidia = Nvidia::open().map(Arc::new).map_err(|error| error.to_string());
+        Self::over(line, gpu, nvidia, limit)
     }
 
     /// Over `line` through a NCCL that is none, for emulated GPUs.
     #[cfg(test)]
     pub(crate) fn faked(line: Arc<dyn Communicator>, gpu: Arc<dyn Gpu>, limit: Duration) -> Self {
-        Self::over(line, gpu, Some(fake::nvidia()), limit)
+        Self::over(line, gpu, Ok(fake::nvidia()), limit)
     }
 
     fn over(
         line: Arc<dyn Communicator>,
         gpu: Arc<dyn Gpu>,
-        nvidia: Option<Arc<Nvidia>>,
+        nvidia: std::result::Result<Arc<Nvidia>, String>,
         limit: Duration,
     ) -> Self {
         Self {
@@ -85,6 +83,15 @@ impl Nccl {
                 *state = self.connect()?;
             }
             Ok(matches!(state, State::Open(_)))
+        })
+    }
+
+    /// Why the GPUs do not reach each other, if they do not; all ranks call this.
+    pub(crate) fn obstacle(&self) -> Result<Option<String>> {
+        self.reaches()?;
+        Ok(match &*self.state() {
+            State::Unreachable(why) => Some(why.clone()),
+            _ => None,
         })
     }
 
@@ -135,21 +142,18 @@ impl Nccl {
     /// Meets the other ranks.
     fn connect(&self) -> Result<State> {
         let (rank, size) = (self.line.rank(), self.line.world_size());
-        let nccl = f64::from(u8::from(self.nvidia.is_some()));
+        let nccl = f64::from(u8::from(self.nvidia.is_ok()));
         // As much of the number as an f64 holds.
         let gpu = (self.gpu.identity() >> 12) as f64;
         let all = self.line.gather_numbers(&[nccl, gpu])?;
         let (all, _) = all.as_chunks::<2>();
         let without = all.iter().position(|[nccl, _]| *nccl == 0.0);
         let twice = (0..size).find(|&at| all[..at].iter().any(|[_, other]| *other == all[at][1]));
-        let (Some(nvidia), None, None) = (&self.nvidia, without, twice) else {
-            if rank == 0 {
-                let without = without.map(|rank| format!("rank {rank} has no NCCL"));
-                let twice = twice.map(|rank| format!("rank {rank} shares its GPU with another"));
-                let reason = without.or(twice).unwrap_or_default();
-                tracing::warn!("{reason}: gradients go through the host");
-            }
-            return Ok(State::Unreachable);
+        let (Ok(nvidia), None, None) = (&self.nvidia, without, twice) else {
+            let here = self.nvidia.as_ref().err().cloned();
+            let without = without.map(|rank| format!("rank {rank} has no NCCL"));
+            let twice = twice.map(|rank| format!("rank {rank} shares its GPU with another"));
+            return Ok(State::Unreachable(here.or(without).or(twice).unwrap_or_default()));
         };
         let mut bytes = [0.0; ID_BYTES];
         if rank == 0 {

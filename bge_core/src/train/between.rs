@@ -54,6 +54,15 @@ impl Between {
         &self.ranks
     }
 
+    /// Why the GPUs do not reach each other through NCCL, where that was to be so; all ranks call this.
+    pub(super) fn obstacle(&self) -> Result<Option<String>> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.obstacle();
+        }
+        Ok(None)
+    }
+
     /// Replaces floats of the buffer that begins at `at` by their sums over the ranks.
     pub(super) fn sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]

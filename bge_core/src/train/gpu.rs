@@ -138,6 +138,13 @@ impl OnGpu {
         parts.map(|parts| Arc::clone(parts) as Arc<dyn Watcher>)
     }
 
+    /// Why the GPUs of the ranks do not reach each other, where they should.
+    pub(super) fn obstacle(&self) -> Result<Option<String>> {
+        self.between
+            .as_ref()
+            .map_or(Ok(None), |between| between.obstacle())
+    }
+
     /// Whether all ranks must come together for the moments.
     pub(super) fn shares_moments(&self) -> bool {
         self.blocks.is_some()

@@ -13,6 +13,9 @@ use super::zero::{Held, Moments, Shards};
 use crate::config::TrainingArguments;
 use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::issue::Issue;
+#[cfg(any(feature = "cuda", test))]
+use crate::issue::Severity;
 use crate::models::{Bert, CrossEncoder, M3};
 use crate::nn::{Gradients, Watcher, read, update};
 use crate::optim::{AdamW, AdamWConfig, Parameter, Schedule, clip_factor, decays, global_norm, warmup_steps};
@@ -184,6 +187,20 @@ impl Stepper {
             };
         }
         self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
+    }
+
+    /// Finds out how ranks on GPUs reach each other, and says so where it is the slow way. All ranks must call it.
+    pub(crate) fn meet(&self) -> Result<Option<Issue>> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(why) = self.gpu.as_ref().map_or(Ok(None), super::gpu::OnGpu::obstacle)? {
+            let message = format!("gradients go from GPU to GPU through the hosts, which is slower: {why}");
+            return Ok(Some(Issue::new(
+                "train.through_hosts",
+                Severity::Warning,
+                message,
+            )));
+        }
+        Ok(None)
     }
 
     /// Whether [`Stepper::gather`] has something to do.

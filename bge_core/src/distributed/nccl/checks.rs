@@ -23,7 +23,9 @@ fn ranks<T: Send>(
     let gpu = emulator(Variant::new(Storage::F32, 96, 3).unwrap())?;
     let lines = ThreadGroup::create(size, LIMIT).unwrap();
     let open = |line: ThreadRank| {
-        let nvidia = (!without.contains(&line.rank())).then(super::fake::nvidia);
+        let there = !without.contains(&line.rank());
+        let nvidia = there.then(super::fake::nvidia);
+        let nvidia = nvidia.ok_or_else(|| "there is no NCCL; install it".to_owned());
         Ok(Arc::new(Nccl::over(
             Arc::new(line),
             Arc::clone(&gpu),
@@ -39,6 +41,12 @@ fn every_call_is_that_of_the_line_below() {
     for without in [&[][..], &[1]] {
         let result = ranks(3, LIMIT, without, |nccl| {
             assert_eq!(nccl.reaches()?, without.is_empty());
+            let obstacle = nccl.obstacle()?;
+            match (without, nccl.rank()) {
+                ([], _) => assert_eq!(obstacle, None),
+                (_, 1) => assert_eq!(obstacle.as_deref(), Some("there is no NCCL; install it")),
+                _ => assert_eq!(obstacle.as_deref(), Some("rank 1 has no NCCL")),
+            }
             every_call(nccl)
         });
         if let Some(result) = result {
