@@ -238,6 +238,14 @@ impl Gpu for Emulator {
         Ok(true)
     }
 
+    fn enter_beside(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn is_idle_beside(&self) -> Result<bool> {
+        Ok(true)
+    }
+
     fn identity(&self) -> u64 {
         // Each rank has its own, by its memory: what asks is another.
         static ASKED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);

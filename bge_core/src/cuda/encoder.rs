@@ -245,6 +245,18 @@ impl Encoder {
         (&self.ops.gpu, self.store.flat.address(), floats)
     }
 
+    /// The floats of a part in the flat buffers; none where nothing of it is trained.
+    #[cfg(feature = "train")]
+    pub(crate) fn trained_part(&self, part: Part) -> Range<usize> {
+        let floats = self.store.layout.part(part);
+        let mut places = self.store.layout.places().iter();
+        if places.any(|place| place.trainable && floats.contains(&place.first)) {
+            floats
+        } else {
+            0..0
+        }
+    }
+
     /// The floats of the weights that take part, those that lie side by side as one stretch.
     #[cfg(feature = "train")]
     pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {

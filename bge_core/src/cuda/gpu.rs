@@ -192,6 +192,15 @@ pub(crate) trait Gpu: fmt::Debug + Send + Sync {
     #[cfg(any(feature = "nccl", test))]
     fn is_idle(&self) -> Result<bool>;
 
+    /// As [`Gpu::enter`] for a second line of work, in which what follows waits for everything before in the first, and runs beside
+    /// what comes after.
+    #[cfg(any(feature = "nccl", test))]
+    fn enter_beside(&self) -> Result<u64>;
+
+    /// Whether everything in the second line of work is done.
+    #[cfg(any(feature = "nccl", test))]
+    fn is_idle_beside(&self) -> Result<bool>;
+
     /// A number that no other device has.
     #[cfg(any(feature = "nccl", test))]
     fn identity(&self) -> u64;

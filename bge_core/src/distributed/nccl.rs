@@ -111,14 +111,35 @@ impl Nccl {
         self.run(Collective::Broadcast(root, at, floats))
     }
 
+    /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
+    /// floats alone. [`Nccl::finish`] must follow.
+    pub(crate) fn begin_sum(&self, at: u64, floats: usize) -> Result<()> {
+        let collective = Collective::AllReduce(at, at, floats);
+        self.with_comm(|comm| {
+            let stream = self.gpu.enter_beside()?;
+            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            self.wait(comm, &collective, || Ok(true))
+        })
+    }
+
+    /// Waits for all sums that were begun.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.with_comm(|comm| self.wait(comm, &"sums beside other work", || self.gpu.is_idle_beside()))
+    }
+
     /// Runs a collective and waits for it.
     fn run(&self, collective: Collective) -> Result<()> {
+        self.with_comm(|comm| {
+            let stream = self.gpu.enter()?;
+            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            self.wait(comm, &collective, || self.gpu.is_idle())
+        })
+    }
+
+    /// Where `work` fails, or the GPUs do not reach each other, all ranks end.
+    fn with_comm(&self, work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
         self.guarded(|state| match state {
-            State::Open(comm) => {
-                let stream = self.gpu.enter()?;
-                comm.run(collective, stream).map_err(|error| self.first(error))?;
-                self.wait(comm, &collective)
-            }
+            State::Open(comm) => work(comm),
             _ => bail!(Distributed, "the GPUs of the ranks do not reach each other"),
         })
     }
@@ -162,7 +183,7 @@ impl Nccl {
         self.line.broadcast(0, &mut bytes)?;
         self.gpu.enter()?;
         let comm = Comm::begin(Arc::clone(nvidia), size, rank, Id(bytes.map(|byte| byte as u8)))?;
-        match self.wait(&comm, &"the first meeting") {
+        match self.wait(&comm, &"the first meeting", || self.gpu.is_idle()) {
             Ok(()) => Ok(State::Open(comm)),
             Err(error) => {
                 comm.abort();
@@ -171,13 +192,13 @@ impl Nccl {
         }
     }
 
-    /// Waits until NCCL and the GPU are done.
-    fn wait(&self, comm: &Comm, what: &dyn std::fmt::Debug) -> Result<()> {
+    /// Waits until NCCL has told the GPU what to do, and `done` says that the GPU has done it.
+    fn wait(&self, comm: &Comm, what: &dyn std::fmt::Debug, done: impl Fn() -> Result<bool>) -> Result<()> {
         let started = Instant::now();
         let mut looked = started;
         loop {
             let settled = comm.is_settled().map_err(|error| self.first(error))?;
-            if settled && self.gpu.is_idle()? {
+            if settled && done()? {
                 return Ok(());
             }
             if looked.elapsed() > LOOK {

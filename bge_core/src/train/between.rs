@@ -80,6 +80,33 @@ impl Between {
         Ok(())
     }
 
+    /// Whether sums can run beside other work of the GPU: where GPUs reach each other. So it is on all ranks or on none.
+    pub(super) fn runs_beside(&self) -> Result<bool> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.reaches();
+        }
+        Ok(false)
+    }
+
+    /// Begins [`Between::sum`] beside other work of the GPU, which must leave these floats alone until [`Between::finish`].
+    pub(super) fn begin_sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.begin_sum(place(at, floats.start), floats.len());
+        }
+        self.sum(at, floats)
+    }
+
+    /// Waits for all sums that were begun.
+    pub(super) fn finish(&self) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.finish();
+        }
+        Ok(())
+    }
+
     /// Sums floats over the ranks, of which each gets the sums of its block in their place; what else is there is of no use any
     /// more. The first of the floats lies at `at`, and the blocks are those of the whole buffer.
     pub(super) fn sum_blocks(&self, at: u64, floats: Range<usize>, lengths: &[usize]) -> Result<()> {

@@ -2,20 +2,22 @@
 //!
 //! Ranks hold equal weights and gradients. With `zero_stage` 1 each has the moments of its block of the flat buffers, updates
 //! that block, and gives it to the others. With stage 2 it has the gradients of that block alone: those of a layer are summed over
-//! the ranks right after its backward, in each pass.
+//! the ranks right after its backward, in each pass. Without, they are summed in the last pass, beside the backward of the layers that
+//! follow, if the GPUs reach each other; otherwise at its end.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::between::Between;
+use super::parts::Parts;
 use super::zero::Moments;
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
 use crate::distributed::{Communicator, block, even};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::nn::{Gradients, ParamStore, Part, Watcher, read};
+use crate::nn::{Gradients, ParamStore, Watcher, read};
 use crate::optim::AdamW;
 
 /// What gradients are first multiplied by where they are stored as f16, as torch's `GradScaler` has it.
@@ -37,42 +39,8 @@ pub(super) struct OnGpu {
     between: Option<Arc<Between>>,
     /// The floats of each rank's block, where they share out the optimizer.
     blocks: Option<Vec<usize>>,
-    /// Who sums the gradients of each part, where the ranks share them out too.
-    parts: Option<Arc<ByParts>>,
-}
-
-/// Sums the gradients of each part over the ranks as soon as a pass has made them, so that each rank keeps those of its block.
-#[derive(Debug)]
-struct ByParts {
-    encoder: Arc<Encoder>,
-    between: Arc<Between>,
-    blocks: Vec<usize>,
-}
-
-impl Watcher for ByParts {
-    fn enter(&self, _: Part) -> Result<()> {
-        Ok(())
-    }
-
-    fn leave(&self, _: Part) -> Result<()> {
-        Ok(())
-    }
-
-    fn collect(&self, part: Part, _: &mut Gradients) -> Result<()> {
-        let turn = self.encoder.gradients_of(part)?;
-        let floats = turn.range();
-        if floats.is_empty() {
-            return Ok(()); // of a head, which has its turn at the end of the step
-        }
-        self.between
-            .sum_blocks(turn.at(floats.start), floats, &self.blocks)?;
-        self.encoder.keep(&turn)
-    }
-
-    fn passes(&self, own: usize) -> Result<usize> {
-        let all = self.between.ranks().gather_numbers(&[own as f64])?;
-        Ok(all.into_iter().fold(0.0, f64::max) as usize)
-    }
+    /// Who sums the gradients of each part over the ranks during the backward.
+    parts: Option<Arc<Parts>>,
 }
 
 impl OnGpu {
@@ -113,21 +81,20 @@ impl OnGpu {
             );
         }
         let between = Arc::new(between);
+        let mut kept = None;
         if zero_stage > 0 {
             let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
             let blocks: Vec<usize> = chunks.into_iter().map(|chunks| chunks * CHUNK).collect();
             if zero_stage == 2 {
                 let (first, length) = block(&blocks, ranks.rank());
                 self.encoder.keep_only(first..first + length)?;
-                self.parts = Some(Arc::new(ByParts {
-                    encoder: Arc::clone(&self.encoder),
-                    between: Arc::clone(&between),
-                    blocks: blocks.clone(),
-                }));
+                kept = Some(blocks.clone());
             }
             self.blocks = Some(blocks);
             self.optimizer = None;
         }
+        let parts = Parts::new(Arc::clone(&self.encoder), Arc::clone(&between), kept);
+        self.parts = Some(Arc::new(parts));
         self.between = Some(between);
         Ok(ranks)
     }
@@ -152,7 +119,17 @@ impl OnGpu {
 
     /// Forgets all gradients.
     pub(super) fn begin(&self) -> Result<()> {
+        if let Some(parts) = &self.parts {
+            parts.begin();
+        }
         self.encoder.clear_gradients(self.scale)
+    }
+
+    /// The micro-batch that follows is the last one of the step.
+    pub(super) fn last_micro_batch(&self) {
+        if let Some(parts) = &self.parts {
+            parts.last_micro_batch();
+        }
     }
 
     /// Halves the scale after a gradient that is not finite; `false` where that cannot be the reason.
@@ -163,6 +140,12 @@ impl OnGpu {
             self.scale /= 2.0;
         }
         scaled
+    }
+
+    /// Whether the last step summed gradients beside its backward.
+    #[cfg(test)]
+    pub(super) fn sums_beside(&self) -> bool {
+        self.parts.as_ref().is_some_and(|parts| parts.finish().unwrap())
     }
 
     #[cfg(test)]
@@ -185,9 +168,10 @@ impl OnGpu {
         let inside: Vec<bool> = self.encoder.inside().collect();
         let mut known = Vec::with_capacity(trained.len());
         let inside = |id: usize| inside.get(id).copied().unwrap_or(false);
+        let sharing = self.parts.as_ref().filter(|parts| parts.shares_out());
         for &id in trained {
             let gradient = gradients.get(id);
-            if let (Some(gradient), None) = (gradient, &self.parts) {
+            if let (Some(gradient), None) = (gradient, sharing) {
                 self.encoder.set_gradient(id, &read(gradient)?)?;
             }
             known.push(f32::from(u8::from(gradient.is_some() || inside(id))));
@@ -200,12 +184,12 @@ impl OnGpu {
             if let Some(live) = live.get_mut(id) {
                 *live = known > 0.0;
             }
-            if let Some(parts) = self.parts.as_ref().filter(|_| known > 0.0 && !inside(id)) {
+            if let Some(parts) = sharing.filter(|_| known > 0.0 && !inside(id)) {
                 let mut floats = match gradients.get(id) {
                     Some(gradient) => read(gradient)?.to_vec(),
                     None => vec![0.0; self.encoder.floats(id).len()],
                 };
-                parts.between.ranks().all_reduce(&mut floats)?;
+                parts.ranks().all_reduce(&mut floats)?;
                 self.encoder.set_gradient(id, &floats)?;
             }
         }
@@ -226,9 +210,15 @@ impl OnGpu {
         let Some(between) = &self.between else {
             return Ok((self.optimizer()?.norm(&self.encoder, &live, join)?, live));
         };
-        if self.parts.is_none() {
+        let summed = match &self.parts {
+            Some(parts) => parts.finish()?,
+            None => false,
+        };
+        if !self.parts.as_ref().is_some_and(|parts| parts.shares_out()) {
+            let left = live.iter().zip(self.encoder.inside());
+            let left: Vec<bool> = left.map(|(&live, inside)| live && !(inside && summed)).collect();
             let sums = self.encoder.gradients()?;
-            for stretch in self.encoder.stretches(&live) {
+            for stretch in self.encoder.stretches(&left) {
                 between.sum(sums.at(0), stretch)?;
             }
         }

@@ -381,6 +381,10 @@ impl Stepper {
         }
         let forwards = self.steps as u64 * self.micro_batches;
         for (index, &batch) in batches.iter().enumerate() {
+            #[cfg(any(feature = "cuda", test))]
+            if let Some(gpu) = self.gpu.as_ref().filter(|_| index + 1 == batches.len()) {
+                gpu.last_micro_batch();
+            }
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
             let turn = Turn {
@@ -424,6 +428,12 @@ impl Stepper {
             }
         }
         Ok(())
+    }
+
+    /// Whether the last step summed gradients beside its backward.
+    #[cfg(test)]
+    pub(super) fn sums_beside(&self) -> bool {
+        self.gpu.as_ref().is_some_and(super::gpu::OnGpu::sums_beside)
     }
 
     /// What gradients are multiplied by on the GPU.

@@ -66,6 +66,12 @@ fn floats_on_the_gpus_are_summed_and_shared_where_they_are() {
         nccl.sum(memory.at(4), 2)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
         assert_eq!(got, [(nccl.rank() + 1) as f32, 6.0, 9.0]);
+        let beside = memory_of(&nccl.gpu, &[1.5_f32, 2.5])?;
+        nccl.begin_sum(beside.at(4), 1)?;
+        nccl.begin_sum(beside.address(), 1)?;
+        nccl.finish()?;
+        let got: Vec<f32> = read_values(&nccl.gpu, beside.address(), 2)?;
+        assert_eq!(got, [3.0, 5.0]);
         nccl.sum_on(0, memory.at(8), 1)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.at(8), 1)?;
         assert_eq!(got, [if nccl.rank() == 0 { 18.0 } else { 9.0 }]);

@@ -86,6 +86,14 @@ impl Gpu for Counting {
         self.gpu.is_idle()
     }
 
+    fn enter_beside(&self) -> Result<u64> {
+        self.gpu.enter_beside()
+    }
+
+    fn is_idle_beside(&self) -> Result<bool> {
+        self.gpu.is_idle_beside()
+    }
+
     fn identity(&self) -> u64 {
         self.gpu.identity()
     }

@@ -261,6 +261,13 @@ fn two_gpus_train_as_one_with_the_joined_batch() {
         ..Kind::Embedder.arguments()
     };
     compare(Kind::Embedder, &sub_batches, Storage::F32, 2e-4);
+    // The heads alone: no rank waits for gradients of the encoder, also not one without queries.
+    let heads_alone = TrainingArguments {
+        fix_encoder: true,
+        zero_stage: 2,
+        ..Kind::Heads.arguments()
+    };
+    compare(Kind::Heads, &heads_alone, Storage::F32, 2e-4);
 }
 
 #[test]
@@ -320,20 +327,24 @@ fn gpus_that_reach_each_other_train_as_through_their_hosts() {
         return;
     }
     let (kind, storage) = (Kind::Embedder, Storage::Bf16);
-    for zero_stage in [0, 1, 2] {
+    for (zero_stage, sub_batch_size) in [(0, None), (0, Some(2)), (1, None), (2, Some(2))] {
         let arguments = TrainingArguments {
             zero_stage,
+            sub_batch_size,
             ..kind.arguments()
         };
-        let steps = |stepper: &mut Stepper, line: &dyn Communicator| {
-            let reports = kind.steps(stepper, line, 0..2)?;
-            let moments: Vec<_> = stepper.moments()?.into_keys().collect();
-            Ok((reports, own_weights(stepper), moments))
+        let steps = |reach: bool| {
+            move |stepper: &mut Stepper, line: &dyn Communicator| {
+                let reports = kind.steps(stepper, line, 0..2)?;
+                assert_eq!(stepper.sums_beside(), reach && zero_stage < 2);
+                let moments: Vec<_> = stepper.moments()?.into_keys().collect();
+                Ok((reports, own_weights(stepper), moments))
+            }
         };
-        let host = kind.world(2, &arguments, storage, steps).unwrap();
-        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps);
+        let host = kind.world(2, &arguments, storage, steps(false)).unwrap();
+        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps(true));
         // The sum of two numbers has one order.
-        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}");
+        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}, {sub_batch_size:?}");
     }
 }
 
