@@ -205,14 +205,14 @@ impl OnGpu {
         host: &AdamW,
     ) -> Result<(f64, Vec<bool>)> {
         self.moments_of(trained, host)?;
+        let summed = match &self.parts {
+            Some(parts) => parts.finish()?,
+            None => false,
+        };
         let live = self.live(params, trained, gradients)?;
         let join = |own: &[f64]| self.join_chunks(own);
         let Some(between) = &self.between else {
             return Ok((self.optimizer()?.norm(&self.encoder, &live, join)?, live));
-        };
-        let summed = match &self.parts {
-            Some(parts) => parts.finish()?,
-            None => false,
         };
         if !self.parts.as_ref().is_some_and(|parts| parts.shares_out()) {
             let left = live.iter().zip(self.encoder.inside());
