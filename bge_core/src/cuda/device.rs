@@ -393,12 +393,17 @@ impl Gpu for Device {
             Storage::Bf16 => cudaDataType_t::CUDA_R_16BF,
             Storage::F16 => cudaDataType_t::CUDA_R_16F,
         };
+        let factors = if product.exact {
+            cudaDataType_t::CUDA_R_32F
+        } else {
+            stored
+        };
         let out = if product.wide {
             cudaDataType_t::CUDA_R_32F
         } else {
             stored
         };
-        let compute = if self.tf32 && self.variant.storage == Storage::F32 {
+        let compute = if self.tf32 && self.variant.storage == Storage::F32 && !product.exact {
             cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
         } else {
             cublasComputeType_t::CUBLAS_COMPUTE_32F
@@ -416,10 +421,10 @@ impl Gpu for Device {
                 k as i32,
                 (&raw const one).cast(),
                 call.first.at as *const c_void,
-                stored,
+                factors,
                 call.first.stride as i32,
                 call.second.at as *const c_void,
-                stored,
+                factors,
                 call.second.stride as i32,
                 (&raw const beta).cast(),
                 call.out.at as *mut c_void,

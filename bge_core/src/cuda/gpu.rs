@@ -138,6 +138,8 @@ pub(crate) struct Product {
     pub(crate) out: Matrix,
     /// Whether `out` is f32 and not of the storage type, which `a` and `b` have.
     pub(crate) wide: bool,
+    /// Whether `a` and `b` are f32 too, and multiplied as such.
+    pub(crate) exact: bool,
     pub(crate) add: bool,
 }
 

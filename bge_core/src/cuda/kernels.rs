@@ -12,6 +12,7 @@ pub(crate) const SOURCE: &str = concat!(
     include_str!("kernels/rows.cu"),
     include_str!("kernels/decoder.cu"),
     include_str!("kernels/optimizer.cu"),
+    include_str!("kernels/scores.cu"),
 );
 
 /// Threads of every block (`THREADS`).
@@ -43,6 +44,8 @@ pub(crate) const NAMES: &[&str] = &[
     "narrow",
     "norm_backward",
     "norm_partials",
+    "others_backward",
+    "others_forward",
     "pool_backward",
     "pool_forward",
     "residual_norm_forward",

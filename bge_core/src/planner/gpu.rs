@@ -2,7 +2,7 @@
 //!
 //! Counted from what `cuda` asks of it (`encoder.rs`, `layer.rs`, `optimizer.rs`): weights, gradients and moments are f32 and lie in
 //! flat buffers, where each weight begins a chunk; in 16 bits there is a copy of the layers' weights, and the activations are half as
-//! large. The loss, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds this against an encoder.
+//! large. Of the loss the scores with other queries' passages are there; the rest of it, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds this against an encoder.
 
 use super::memory::{FullestBatch, Memory, at_once};
 use super::{ModelShape, Parameters, PlanOptions};
@@ -13,6 +13,9 @@ const CHUNK: u64 = 1024;
 
 /// Rows that are summed into one partial sum.
 const SUM_ROWS: u64 = 64;
+
+/// Bytes of the scores that a contrastive loss has at once.
+const SCORES: u64 = 64 << 20;
 
 /// What the driver, cuBLAS with its workspace, the kernels and the allocator's reserve take: assumed, not measured.
 const LIBRARIES: u64 = 640 << 20;
@@ -68,12 +71,21 @@ pub(super) fn memory(
     let backward =
         tokens * number * (3 * width + inner).max(6 * width) + tokens * 4 * shape.num_attention_heads;
     let partials = tokens.div_ceil(SUM_ROWS) * 4 * inner.max(2 * width);
+    // Vectors and their gradients, of all ranks where their passages are negatives, and a block of scores.
+    let scores = if module.trains_reranker() {
+        0
+    } else {
+        let crossing = if training.negatives_cross_device { world } else { 1 };
+        let queries = training.per_device_train_batch_size as u64;
+        let all = batch.texts * crossing;
+        8 * width * all + (4 * queries * all).min(SCORES)
+    };
     let memory = Memory {
         weights: 4 * floats + if half { number * layers } else { 0 },
         gradients,
         optimizer: (8 * floats).div_ceil(share),
         activations: 2 * input + kept + lists + vectors,
-        temporary: backward + partials,
+        temporary: (backward + partials).max(scores),
         program: LIBRARIES,
         total: 0,
     };
