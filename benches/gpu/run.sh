@@ -18,7 +18,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out
 
 echo "=== kernels, encoder, steps and search on $device against the CPU"
 BGE_TEST_DEVICE=$device cargo test --release -p bge_core --features cuda --lib -- \
-    cuda:: models::checks train::checks search::gpu --test-threads 1 | tee "$out/tests.txt"
+    cuda:: models::checks inference::checks loss::gpu train::checks search::gpu --test-threads 1 | tee "$out/tests.txt"
 
 cargo build --release -p bge_core --features cuda
 bge=${CARGO_TARGET_DIR:-target}/release/bge

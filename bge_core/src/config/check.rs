@@ -144,27 +144,13 @@ impl Findings {
         }
     }
 
-    /// Refuses devices that this build does not have, and several that do not encode together.
+    /// Refuses devices that this build does not have, and GPUs beside the processor.
     pub(super) fn devices(&mut self, devices: &[String]) {
-        self.known_devices(devices);
-        if devices.len() > 1 && on_gpu(devices) {
-            let message =
-                "one GPU at a time; several, or one beside the processor, do not encode together yet";
-            self.error("config.unsupported", "devices", message);
-        }
-    }
-
-    /// Refuses devices that this build does not have, and GPUs beside the processor, which do not train together.
-    fn training_devices(&mut self, devices: &[String]) {
-        self.known_devices(devices);
         let gpus = devices.iter().filter(|name| cuda_number(name).is_some()).count();
         if on_gpu(devices) && gpus < devices.len() {
-            let message = "GPUs and the processor do not train together; name GPUs alone, or `cpu` alone";
+            let message = "GPUs and the processor do not work together; name GPUs alone, or `cpu` alone";
             self.error("config.unsupported", "devices", message);
         }
-    }
-
-    fn known_devices(&mut self, devices: &[String]) {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
@@ -409,7 +395,7 @@ impl FinetuneConfig {
             ];
             findings.precision(&wanted, &training.devices);
         }
-        findings.training_devices(&training.devices);
+        findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());
         findings.count(
             "nproc_per_node",
@@ -428,8 +414,8 @@ impl FinetuneConfig {
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "zero_stage", message);
         }
-        if training.zero_stage > 1 && ranks > 1 && on_gpu(&training.devices) {
-            let message = "GPUs share out the optimizer at most: give 1, or train with `--devices cpu`";
+        if training.zero_stage > 2 && ranks > 1 && on_gpu(&training.devices) {
+            let message = "GPUs share out the optimizer and the gradients at most: give 2, or train with `--devices cpu`";
             findings.error("config.unsupported", "zero_stage", message);
         }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
@@ -453,6 +439,8 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "cuda")]
+    use super::Findings;
     use super::cuda_number;
 
     /// The codes of what is wrong with training on these devices.
@@ -473,13 +461,25 @@ mod tests {
 
     #[cfg(feature = "cuda")]
     #[test]
-    fn gpus_train_together_and_share_out_the_optimizer_at_most() {
+    fn several_gpus_work_together_but_none_beside_the_processor() {
+        let wrong = |devices: &[&str]| {
+            let mut findings = Findings::default();
+            findings.devices(&devices.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+            findings.0.len()
+        };
+        assert_eq!(wrong(&["cuda:0", "cuda:1"]), 0);
+        assert_eq!(wrong(&["cuda:0", "cpu"]), 1);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn gpus_train_together_and_share_out_the_gradients_at_most() {
         let none: [&str; 0] = [];
-        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 1), none);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 2), none);
         assert_eq!(wrong(&["cuda"], Some(4), 0), none);
         assert_eq!(wrong(&["cuda:0", "cpu"], None, 0), ["devices"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], Some(3), 0), ["nproc_per_node"]);
-        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 2), ["zero_stage"]);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 3), ["zero_stage"]);
     }
 
     #[test]

@@ -43,7 +43,8 @@ arguments! {
         /// Texts encoded together.
         batch_size: usize = 256;
         /// The devices to use: `cpu cpu` is two groups of threads that share the processor and work on a batch each. If
-        /// not given, every thread has its own batch. A build with the feature `cuda` also takes one `cuda:N`.
+        /// not given, every thread has its own batch. A build with the feature `cuda` also takes `cuda:N`, one or several,
+        /// each with a copy of the model.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;

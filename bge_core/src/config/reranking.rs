@@ -56,7 +56,8 @@ arguments! {
         /// Pairs scored together at most; 4,096 tokens bound a batch as well, and no score depends on it.
         reranker_batch_size: usize = 3000;
         /// The devices to use: `cpu cpu` is two groups of threads that share the processor and work on a batch each. If
-        /// not given, every thread has its own batch. A build with the feature `cuda` also takes one `cuda:N`.
+        /// not given, every thread has its own batch. A build with the feature `cuda` also takes `cuda:N`, one or several,
+        /// each with a copy of the model.
         devices: Vec<String> = Vec::new();
         /// Threads on the CPU; all there are if not given.
         threads: Option<usize> = None, ours;

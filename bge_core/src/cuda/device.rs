@@ -25,6 +25,9 @@ const FIRST: usize = 80;
 /// One GPU with the kernels of one model.
 pub(crate) struct Device {
     stream: Arc<CudaStream>,
+    /// The second line of work.
+    #[cfg(any(feature = "nccl", test))]
+    beside: Arc<CudaStream>,
     blas: cublas::CudaBlas,
     functions: BTreeMap<&'static str, CudaFunction>,
     variant: Variant,
@@ -218,7 +221,8 @@ impl Device {
         }
         keep_freed_memory(&context)?;
         #[expect(unsafe_code, reason = "the driver's settings")]
-        // SAFETY: all work is in one stream, where nothing has to wait for an event.
+        // SAFETY: all memory is taken, used and freed in one stream, where nothing has to wait for an event. What runs beside it
+        // uses memory that lives on, and is waited for.
         unsafe {
             context.disable_event_tracking();
         }
@@ -232,15 +236,36 @@ impl Device {
         };
         let functions = NAMES.iter().map(function).collect::<Result<_>>()?;
         let stream = context.default_stream();
+        #[cfg(any(feature = "nccl", test))]
+        let beside = context
+            .new_stream()
+            .map_err(|error| failed("begin a second line of work", error))?;
         let blas = cublas::CudaBlas::new(Arc::clone(&stream)).map_err(stopped)?;
         Ok(Self {
             name: format!("cuda:{number} ({name})"),
             stream,
+            #[cfg(any(feature = "nccl", test))]
+            beside,
             blas,
             functions,
             variant,
             tf32,
         })
+    }
+
+    /// Whether all work of one of its streams is done.
+    #[cfg(any(feature = "nccl", test))]
+    #[expect(unsafe_code, reason = "the driver is a C library")]
+    fn is_done(&self, stream: &CudaStream) -> Result<bool> {
+        self.bound()?;
+        // SAFETY: the device's own stream.
+        match unsafe { driver::sys::cuStreamQuery(stream.cu_stream()) } {
+            driver::sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => code
+                .result()
+                .map(|()| true)
+                .map_err(|error| failed("finish its work", error)),
+        }
     }
 
     fn bound(&self) -> Result<()> {
@@ -368,12 +393,17 @@ impl Gpu for Device {
             Storage::Bf16 => cudaDataType_t::CUDA_R_16BF,
             Storage::F16 => cudaDataType_t::CUDA_R_16F,
         };
+        let factors = if product.exact {
+            cudaDataType_t::CUDA_R_32F
+        } else {
+            stored
+        };
         let out = if product.wide {
             cudaDataType_t::CUDA_R_32F
         } else {
             stored
         };
-        let compute = if self.tf32 && self.variant.storage == Storage::F32 {
+        let compute = if self.tf32 && self.variant.storage == Storage::F32 && !product.exact {
             cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
         } else {
             cublasComputeType_t::CUBLAS_COMPUTE_32F
@@ -391,10 +421,10 @@ impl Gpu for Device {
                 k as i32,
                 (&raw const one).cast(),
                 call.first.at as *const c_void,
-                stored,
+                factors,
                 call.first.stride as i32,
                 call.second.at as *const c_void,
-                stored,
+                factors,
                 call.second.stride as i32,
                 (&raw const beta).cast(),
                 call.out.at as *mut c_void,
@@ -414,17 +444,21 @@ impl Gpu for Device {
     }
 
     #[cfg(any(feature = "nccl", test))]
-    #[expect(unsafe_code, reason = "the driver is a C library")]
     fn is_idle(&self) -> Result<bool> {
+        self.is_done(&self.stream)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn enter_beside(&self) -> Result<u64> {
         self.bound()?;
-        // SAFETY: the device's own stream.
-        match unsafe { driver::sys::cuStreamQuery(self.stream.cu_stream()) } {
-            driver::sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            code => code
-                .result()
-                .map(|()| true)
-                .map_err(|error| failed("finish its work", error)),
-        }
+        let waits = self.beside.join(&self.stream);
+        waits.map_err(|error| failed("wait for its own work", error))?;
+        Ok(self.beside.cu_stream() as u64)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn is_idle_beside(&self) -> Result<bool> {
+        self.is_done(&self.beside)
     }
 
     #[cfg(any(feature = "nccl", test))]

@@ -23,7 +23,7 @@ type Launch =
     unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, *const c_int, c_int) -> c_int;
 type Copy = unsafe extern "C" fn(u64, u64, u64);
 type Zero = unsafe extern "C" fn(u64, u64);
-type Multiply = unsafe extern "C" fn(*const u64, *const u64, *const u64, *const u64, u64, u64);
+type Multiply = unsafe extern "C" fn(*const u64, *const u64, *const u64, *const u64, u64, u64, u64);
 
 #[derive(Debug)]
 pub(super) struct Emulator {
@@ -224,6 +224,7 @@ impl Gpu for Emulator {
                 strides.as_ptr(),
                 transposed.as_ptr(),
                 u64::from(product.wide),
+                u64::from(product.exact),
                 u64::from(product.add),
             );
         }
@@ -235,6 +236,14 @@ impl Gpu for Emulator {
     }
 
     fn is_idle(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn enter_beside(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn is_idle_beside(&self) -> Result<bool> {
         Ok(true)
     }
 

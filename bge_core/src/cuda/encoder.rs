@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
+use super::gradients::{Gradients, Stretch};
 use super::kernels::Variant;
 use super::layer::{Layer, LayerRecord, Norm, Shape, Sums, View, find};
 use super::layout::Layout;
@@ -11,7 +12,7 @@ use super::ops::{NormRecord, Ops, Tiles};
 use super::pieces::{Pieces, tiles};
 use crate::config::PoolingMethod;
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::nn::{Activation, Keep, ParamStore, TokenRows, read, update};
+use crate::nn::{Activation, Keep, ParamStore, Part, TokenRows, read, update};
 
 /// What an encoder's `config.json` says.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +85,8 @@ impl Store {
     }
 
     /// The gradient of a weight, f32.
-    pub(super) fn gradient(&self, gradients: &Memory, id: usize) -> u64 {
-        gradients.at(self.place(id) * size_of::<f32>())
+    pub(super) fn gradient(&self, gradients: &Stretch, id: usize) -> u64 {
+        gradients.at(self.place(id))
     }
 }
 
@@ -104,14 +105,7 @@ pub(crate) struct Encoder {
     tables: Tables,
     layers: Vec<Layer>,
     shape: Shape,
-    /// Sums of gradients, from the first backward on, and what they are multiplied by.
     sums: Mutex<Gradients>,
-}
-
-#[derive(Debug)]
-struct Gradients {
-    memory: Option<Arc<Memory>>,
-    scale: f32,
 }
 
 /// A batch in the memory of the GPU.
@@ -165,6 +159,7 @@ impl Encoder {
         let layers = (0..sizes.layers).map(|index| Layer::find(&layout, index, shape));
         let layers = layers.collect::<Result<_>>()?;
         let ops = Ops { gpu, variant };
+        let sums = Gradients::new(layout.floats());
         let bytes = layout.floats() * size_of::<f32>();
         let flat = ops.gpu.alloc(bytes)?;
         ops.gpu.zero(flat.address(), bytes)?;
@@ -182,10 +177,7 @@ impl Encoder {
             tables,
             layers,
             shape,
-            sums: Mutex::new(Gradients {
-                memory: None,
-                scale: 1.0,
-            }),
+            sums: Mutex::new(sums),
         };
         encoder.upload(params)?;
         Ok(encoder)
@@ -196,7 +188,7 @@ impl Encoder {
         self.ops.gpu.name()
     }
 
-    fn sums(&self) -> std::sync::MutexGuard<'_, Gradients> {
+    pub(super) fn sums(&self) -> std::sync::MutexGuard<'_, Gradients> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -253,6 +245,18 @@ impl Encoder {
         (&self.ops.gpu, self.store.flat.address(), floats)
     }
 
+    /// The floats of a part in the flat buffers; none where nothing of it is trained.
+    #[cfg(feature = "train")]
+    pub(crate) fn trained_part(&self, part: Part) -> Range<usize> {
+        let floats = self.store.layout.part(part);
+        let mut places = self.store.layout.places().iter();
+        if places.any(|place| place.trainable && floats.contains(&place.first)) {
+            floats
+        } else {
+            0..0
+        }
+    }
+
     /// The floats of the weights that take part, those that lie side by side as one stretch.
     #[cfg(feature = "train")]
     pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
@@ -275,47 +279,6 @@ impl Encoder {
     /// Of each weight, whether the GPU computes with it.
     pub(crate) fn inside(&self) -> impl Iterator<Item = bool> {
         self.store.layout.places().iter().map(|place| place.inside)
-    }
-
-    /// Forgets all gradients; the next ones are multiplied by `scale`.
-    pub(crate) fn clear_gradients(&self, scale: f32) -> Result<()> {
-        let mut sums = self.sums();
-        sums.scale = scale;
-        match &sums.memory {
-            Some(memory) => self.ops.gpu.zero(memory.address(), memory.bytes()),
-            None => Ok(()),
-        }
-    }
-
-    /// The flat gradients, and what they were multiplied by.
-    pub(crate) fn gradients(&self) -> Result<(Arc<Memory>, f32)> {
-        let mut sums = self.sums();
-        let scale = sums.scale;
-        if let Some(memory) = &sums.memory {
-            return Ok((Arc::clone(memory), scale));
-        }
-        let memory = Arc::new(self.ops.floats(self.store.layout.floats())?);
-        self.ops.gpu.zero(memory.address(), memory.bytes())?;
-        sums.memory = Some(Arc::clone(&memory));
-        Ok((memory, scale))
-    }
-
-    /// The gradient of a weight.
-    #[cfg(test)]
-    pub(crate) fn gradient(&self, id: usize) -> Result<Vec<f32>> {
-        let (memory, scale) = self.gradients()?;
-        let len = self.store.layout.places().get(id).map_or(0, |place| place.len);
-        let values: Vec<f32> = read_values(&self.ops.gpu, self.store.gradient(&memory, id), len)?;
-        Ok(values.iter().map(|x| x / scale).collect())
-    }
-
-    /// Puts a gradient that the CPU has computed in its place.
-    pub(crate) fn set_gradient(&self, id: usize, gradient: &[f32]) -> Result<()> {
-        use super::gpu::Plain;
-        let (memory, scale) = self.gradients()?;
-        let scaled: Vec<f32> = gradient.iter().map(|x| x * scale).collect();
-        let at = self.store.gradient(&memory, id);
-        self.ops.gpu.upload(at, f32::bytes(&scaled))
     }
 
     fn resident(&self, input: Input, dropout: Option<u64>) -> Result<Resident> {
@@ -402,21 +365,22 @@ impl Encoder {
         Ok((values, record))
     }
 
-    /// Adds the gradients of all weights, from that of what left the encoder.
-    pub(crate) fn backward(&self, input: Input, record: Record, gradient: &[f32]) -> Result<()> {
-        let (gradients, scale) = self.gradients()?;
+    /// Adds the gradients of all weights, from that of what left the encoder; `done` hears which part has all of its own.
+    pub(crate) fn backward(
+        &self,
+        input: Input,
+        record: Record,
+        gradient: &[f32],
+        mut done: impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
         let (ops, store) = (&self.ops, &self.store);
-        let sums = Sums {
-            ops,
-            store,
-            gradients: &gradients,
-        };
         let Record {
             batch,
             outcome,
             embeddings,
             mut layers,
         } = record;
+        let scale = self.sums().scale();
         let mut dy = self.enter(&batch, outcome, gradient, scale)?;
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let view = batch.view(outcome.first() && index + 1 == self.layers.len());
@@ -430,8 +394,21 @@ impl Encoder {
                     .1
                     .ok_or_else(|| Error::new(ErrorKind::Internal, "a forward kept no record"))?,
             };
+            let gradients = &self.gradients_of(Part::Layer(index))?;
+            let sums = Sums {
+                ops,
+                store,
+                gradients,
+            };
             dy = layer.backward(sums, &x, kept, &dy, view)?;
+            done(Part::Layer(index))?;
         }
+        let gradients = &self.gradients_of(Part::Tables)?;
+        let sums = Sums {
+            ops,
+            store,
+            gradients,
+        };
         let mask = batch.view(false).mask(0, self.shape.hidden_dropout);
         if mask.0.is_some() {
             dy = ops.dropout(batch.tokens, &dy, mask)?;
@@ -442,10 +419,10 @@ impl Encoder {
         let rows = [input.rows.words, input.rows.types, input.rows.positions];
         for (id, rows) in self.tables.ids.into_iter().zip(rows) {
             if store.layout.places().get(id).is_some_and(|place| place.trainable) {
-                self.add_to_table(store.gradient(&gradients, id), rows, &d_sum)?;
+                self.add_to_table(store.gradient(gradients, id), rows, &d_sum)?;
             }
         }
-        Ok(())
+        done(Part::Tables)
     }
 
     /// The gradient of the last layer's output.

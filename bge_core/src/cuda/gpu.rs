@@ -138,6 +138,8 @@ pub(crate) struct Product {
     pub(crate) out: Matrix,
     /// Whether `out` is f32 and not of the storage type, which `a` and `b` have.
     pub(crate) wide: bool,
+    /// Whether `a` and `b` are f32 too, and multiplied as such.
+    pub(crate) exact: bool,
     pub(crate) add: bool,
 }
 
@@ -191,6 +193,15 @@ pub(crate) trait Gpu: fmt::Debug + Send + Sync {
     /// Whether everything before is done.
     #[cfg(any(feature = "nccl", test))]
     fn is_idle(&self) -> Result<bool>;
+
+    /// As [`Gpu::enter`] for a second line of work, in which what follows waits for everything before in the first, and runs beside
+    /// what comes after.
+    #[cfg(any(feature = "nccl", test))]
+    fn enter_beside(&self) -> Result<u64>;
+
+    /// Whether everything in the second line of work is done.
+    #[cfg(any(feature = "nccl", test))]
+    fn is_idle_beside(&self) -> Result<bool>;
 
     /// A number that no other device has.
     #[cfg(any(feature = "nccl", test))]

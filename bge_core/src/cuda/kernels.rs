@@ -12,6 +12,7 @@ pub(crate) const SOURCE: &str = concat!(
     include_str!("kernels/rows.cu"),
     include_str!("kernels/decoder.cu"),
     include_str!("kernels/optimizer.cu"),
+    include_str!("kernels/scores.cu"),
     include_str!("kernels/search.cu"),
 );
 
@@ -32,6 +33,7 @@ pub(crate) const NAMES: &[&str] = &[
     "activation_backward",
     "activation_forward",
     "adamw",
+    "add_floats",
     "add_partials",
     "attention_backward_keys",
     "attention_backward_queries",
@@ -44,6 +46,8 @@ pub(crate) const NAMES: &[&str] = &[
     "narrow",
     "norm_backward",
     "norm_partials",
+    "others_backward",
+    "others_forward",
     "pool_backward",
     "pool_forward",
     "residual_norm_forward",

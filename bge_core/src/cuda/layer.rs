@@ -2,6 +2,7 @@
 
 use super::encoder::Store;
 use super::gpu::{Matrix, Memory};
+use super::gradients::Stretch;
 use super::layout::Layout;
 use super::ops::{Affine, Heads, Mask, NormRecord, Ops, Tiles};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use crate::nn::{Activation, DropoutPlan};
 pub(super) struct Sums<'a> {
     pub(super) ops: &'a Ops,
     pub(super) store: &'a Store,
-    pub(super) gradients: &'a Memory,
+    pub(super) gradients: &'a Stretch,
 }
 
 /// A linear map: the indices of its weights, inputs and outputs.

@@ -1,7 +1,10 @@
 //! Where each weight lies in the flat buffers of a GPU.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use super::kernels::CHUNK;
-use crate::nn::ParamStore;
+use crate::nn::{ParamStore, Part};
 
 /// The weights of a [`ParamStore`] one after another in its order, each from a multiple of [`CHUNK`] on.
 #[derive(Debug)]
@@ -9,7 +12,9 @@ pub(crate) struct Layout {
     places: Vec<Place>,
     floats: usize,
     /// The floats of which there are copies in the storage type: those of the layers.
-    half: std::ops::Range<usize>,
+    half: Range<usize>,
+    /// The floats of the embeddings, with their norm, and of each layer.
+    parts: BTreeMap<Part, Range<usize>>,
 }
 
 /// One weight.
@@ -27,12 +32,18 @@ pub(crate) struct Place {
 impl Layout {
     pub(crate) fn new(params: &ParamStore) -> Self {
         let mut floats = 0;
-        let mut half: Option<std::ops::Range<usize>> = None;
+        let mut half: Option<Range<usize>> = None;
         let mut places = Vec::with_capacity(params.len());
+        let mut parts = BTreeMap::new();
         for (name, value, trainable) in params.iter() {
             let (first, len) = (floats, value.elem_count());
             floats += len.next_multiple_of(CHUNK);
             let layer = name.starts_with("encoder.layer.");
+            let tables = name.starts_with("embeddings.");
+            let part = if tables { Part::Tables } else { Part::of(name) };
+            if part != Part::Rest {
+                parts.entry(part).or_insert(first..first).end = floats;
+            }
             if layer {
                 half = Some(half.map_or(first, |half| half.start)..floats);
             }
@@ -41,14 +52,26 @@ impl Layout {
                 first,
                 len,
                 trainable,
-                inside: layer || name.starts_with("embeddings."),
+                inside: layer || tables,
             });
         }
         Self {
             places,
             floats,
             half: half.unwrap_or(0..0),
+            parts,
         }
+    }
+
+    /// The floats of a part; none of what the CPU computes with.
+    pub(crate) fn part(&self, part: Part) -> Range<usize> {
+        self.parts.get(&part).cloned().unwrap_or(0..0)
+    }
+
+    /// The floats of each part.
+    #[cfg(feature = "train")]
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Range<usize>> {
+        self.parts.values().cloned()
     }
 
     /// The weights in the order of the store.
@@ -61,14 +84,14 @@ impl Layout {
         self.floats
     }
 
-    pub(crate) fn half(&self) -> std::ops::Range<usize> {
+    pub(crate) fn half(&self) -> Range<usize> {
         self.half.clone()
     }
 
     /// The floats of the weights that take part, those that lie side by side as one stretch.
     #[cfg(feature = "train")]
-    pub(crate) fn stretches(&self, live: &[bool]) -> Vec<std::ops::Range<usize>> {
-        let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
+    pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
+        let mut stretches: Vec<Range<usize>> = Vec::new();
         for (place, _) in self.places.iter().zip(live).filter(|(_, live)| **live) {
             let end = place.first + place.len.next_multiple_of(CHUNK);
             match stretches.last_mut().filter(|last| last.end == place.first) {
@@ -117,6 +140,11 @@ mod tests {
         assert_eq!((layout.floats(), layout.half()), (6144, 3072..5120));
         assert_eq!(layout.chunks(), [0, 1, 1, 2, 3, 4]);
         assert_eq!(layout.find("pooler.dense.bias"), Some(4));
+        let parts = [Part::Tables, Part::Layer(0), Part::Layer(1), Part::Rest];
+        assert_eq!(
+            parts.map(|part| layout.part(part)),
+            [1024..3072, 3072..4096, 4096..5120, 0..0]
+        );
         let inside: Vec<bool> = layout.places().iter().map(|place| place.inside).collect();
         assert_eq!(inside, [false, true, true, true, false]);
         let stretches = layout.stretches(&[true, true, false, true, true]);

@@ -10,6 +10,7 @@
 mod cache;
 mod encoder;
 pub(crate) mod gpu;
+mod gradients;
 pub(crate) mod kernels;
 mod layer;
 mod layout;
@@ -20,6 +21,8 @@ mod pieces;
 mod device;
 #[cfg(feature = "train")]
 mod optimizer;
+#[cfg(feature = "train")]
+mod scores;
 
 #[cfg(test)]
 mod checks;
@@ -31,3 +34,5 @@ pub(crate) use device::Device;
 pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};
 #[cfg(feature = "train")]
 pub(crate) use optimizer::{Betas, Optimizer, Update};
+#[cfg(feature = "train")]
+pub(crate) use scores::Rows;

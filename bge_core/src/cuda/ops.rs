@@ -95,6 +95,7 @@ impl Ops {
             b: Matrix::new(w, inputs).t(),
             out,
             wide: false,
+            exact: false,
             add: false,
         })
     }
@@ -115,6 +116,7 @@ impl Ops {
             b: Matrix::new(w, inputs),
             out: Matrix::new(dx.address(), inputs),
             wide: false,
+            exact: false,
             add,
         })
     }
@@ -134,6 +136,7 @@ impl Ops {
             b: x,
             out: Matrix::new(gradient, inputs),
             wide: true,
+            exact: false,
             add: true,
         })
     }

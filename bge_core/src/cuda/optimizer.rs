@@ -63,26 +63,41 @@ impl Optimizer {
 
     /// The Euclidean norm of the gradients of the weights that take part, summed in f64 in one order.
     ///
-    /// A NaN or an infinity anywhere makes it not finite.
-    pub(crate) fn norm(&self, encoder: &Encoder, live: &[bool]) -> Result<f64> {
+    /// A NaN or an infinity anywhere makes it not finite. Where the encoder keeps a stretch of the gradients, `join` gets the sums
+    /// of that stretch's chunks and brings those of all chunks.
+    pub(crate) fn norm(
+        &self,
+        encoder: &Encoder,
+        live: &[bool],
+        join: impl FnOnce(&[f64]) -> Result<Vec<f64>>,
+    ) -> Result<f64> {
         let gpu = &encoder.ops.gpu;
-        let (gradients, scale) = encoder.gradients()?;
+        let gradients = encoder.gradients()?;
+        let (first, count) = (gradients.range().start / CHUNK, gradients.range().len() / CHUNK);
         let live: Vec<u32> = live.iter().map(|&live| u32::from(live)).collect();
         let live = memory_of(gpu, &live)?;
         let blocks = self.count.div_ceil(CHUNK);
         let sums = gpu.alloc(self.count * size_of::<f64>())?;
         let whole = gpu.alloc(blocks * size_of::<f64>())?;
         let args = [
-            (&*gradients).into(),
-            (&self.chunks).into(),
+            Arg::Place(gradients.at(first * CHUNK)),
+            Arg::Place(self.chunks.at(first * size_of::<u32>())),
             (&live).into(),
-            (&sums).into(),
+            Arg::Place(sums.at(first * size_of::<f64>())),
         ];
-        gpu.launch("squares", [self.count, 1], &args)?;
+        gpu.launch("squares", [count, 1], &args)?;
+        if count < self.count {
+            let own: Vec<f64> = read_values(gpu, sums.at(first * size_of::<f64>()), count)?;
+            let all = join(&own)?;
+            if all.len() != self.count {
+                bail!(Internal, "{} sums do not fit {} chunks", all.len(), self.count);
+            }
+            gpu.upload(sums.address(), f64::bytes(&all))?;
+        }
         let args = [(&sums).into(), (self.count as u32).into(), (&whole).into()];
         gpu.launch("sum_squares", [blocks, 1], &args)?;
         let sums: Vec<f64> = read_values(gpu, whole.address(), blocks)?;
-        Ok(sums.iter().sum::<f64>().sqrt() / f64::from(scale))
+        Ok(sums.iter().sum::<f64>().sqrt() / f64::from(gradients.scale))
     }
 
     /// Updates what has moments here of every weight for which there is an update, in the order of the encoder's; every gradient
@@ -95,7 +110,7 @@ impl Optimizer {
         clip: f32,
     ) -> Result<()> {
         let (ops, store) = (&encoder.ops, &encoder.store);
-        let (gradients, scale) = encoder.gradients()?;
+        let gradients = encoder.gradients()?;
         let numbers = |update: &Option<Update>| {
             update.map_or([1.0, 1.0, 0.0, 0.0], |update| {
                 [update.keep, update.root_correction, update.step, 1.0]
@@ -110,7 +125,7 @@ impl Optimizer {
         });
         let args = [
             Arg::Place(store.flat.at(first * size_of::<f32>())),
-            Arg::Place(gradients.at(first * size_of::<f32>())),
+            Arg::Place(gradients.at(first)),
             (&self.first).into(),
             (&self.second).into(),
             Arg::Place(copies),
@@ -118,7 +133,7 @@ impl Optimizer {
             Arg::U64(half.end.saturating_sub(first) as u64),
             Arg::Place(self.chunks.at(first / CHUNK * size_of::<u32>())),
             (&scalars).into(),
-            (clip / scale).into(),
+            (clip / gradients.scale).into(),
             betas.beta1.into(),
             betas.take1.into(),
             betas.beta2.into(),

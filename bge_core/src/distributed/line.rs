@@ -16,6 +16,7 @@ use mpi::traits::Equivalence;
 
 use super::call::Call;
 use super::failure::Failure;
+use super::nap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::mix;
 
@@ -383,16 +384,6 @@ fn unfinished<'a, T, S: Scope<'a>>(
             Err(request) => Some((rank, request)),
         })
         .collect()
-}
-
-/// Leaves the processor to others, the longer the longer it has waited: 5 percent of that, and 200 µs at most.
-fn nap(since: Instant) {
-    let nap = (since.elapsed() / 20).min(Duration::from_micros(200));
-    if nap < Duration::from_micros(5) {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(nap);
-    }
 }
 
 fn hello(call: &Call, word: u32) -> [u8; HELLO_BYTES] {

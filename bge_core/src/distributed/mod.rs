@@ -9,6 +9,8 @@
 //! that does not come within the limit is an error on every rank and not a hang.
 
 mod call;
+#[cfg(test)]
+pub(crate) mod checks;
 mod failure;
 mod launcher;
 #[cfg(feature = "mpi")]
@@ -114,6 +116,31 @@ pub(crate) fn even(length: usize, ranks: usize) -> Vec<usize> {
     (0..ranks)
         .map(|rank| length / ranks + usize::from(rank < length % ranks))
         .collect()
+}
+
+/// Sums values over the ranks in two calls: each rank sums one part of them, and all take all parts.
+#[cfg(any(feature = "mpi", feature = "nccl", test))]
+fn sum_by_parts(
+    values: &mut [f32],
+    ranks: usize,
+    sum: impl FnOnce(&[f32], &[usize]) -> Result<Vec<f32>>,
+    gather: impl FnOnce(&[f32], &[usize]) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let lengths = even(values.len(), ranks);
+    let part = sum(values, &lengths)?;
+    values.copy_from_slice(&gather(&part, &lengths)?);
+    Ok(())
+}
+
+/// Leaves the processor to others, the longer the longer it has waited: 5 percent of that, and 200 µs at most.
+#[cfg(any(feature = "mpi", feature = "nccl", test))]
+fn nap(since: std::time::Instant) {
+    let nap = (since.elapsed() / 20).min(Duration::from_micros(200));
+    if nap < Duration::from_micros(5) {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(nap);
+    }
 }
 
 /// Refuses lengths that do not fit the world or the values.

@@ -17,7 +17,7 @@ mod fake;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Communicator, block, check_lengths, check_own, check_root, of_rank};
+use super::{Communicator, block, check_lengths, check_own, check_root, nap, of_rank};
 use crate::cuda::gpu::{Gpu, Memory, Plain, memory_of, read_values};
 use crate::error::{Error, Result, bail};
 use library::{Collective, Comm, ID_BYTES, Id, Nvidia};
@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub(crate) struct Nccl {
     line: Arc<dyn Communicator>,
     gpu: Arc<dyn Gpu>,
-    nvidia: Option<Arc<Nvidia>>,
+    nvidia: std::result::Result<Arc<Nvidia>, String>,
     limit: Duration,
     state: Mutex<State>,
 }
@@ -42,8 +42,8 @@ enum State {
     /// Nothing was sent yet.
     Fresh,
     Open(Comm),
-    /// Not all ranks can.
-    Unreachable,
+    /// Not all ranks can, and why.
+    Unreachable(String),
     Failed,
 }
 
@@ -51,22 +51,20 @@ impl Nccl {
     /// Over `line`, for a rank with this GPU; calls wait for `limit` at most.
     #[cfg(feature = "nccl")]
     pub(crate) fn new(line: Arc<dyn Communicator>, gpu: Arc<dyn Gpu>, limit: Duration) -> Self {
-        let nvidia = Nvidia::open()
-            .inspect_err(|error| tracing::warn!("gradients go through the host: {error}"))
-            .ok();
-        Self::over(line, gpu, nvidia.map(Arc::new), limit)
+        let nvidia = Nvidia::open().map(Arc::new).map_err(|error| error.to_string());
+        Self::over(line, gpu, nvidia, limit)
     }
 
     /// Over `line` through a NCCL that is none, for emulated GPUs.
     #[cfg(test)]
     pub(crate) fn faked(line: Arc<dyn Communicator>, gpu: Arc<dyn Gpu>, limit: Duration) -> Self {
-        Self::over(line, gpu, Some(fake::nvidia()), limit)
+        Self::over(line, gpu, Ok(fake::nvidia()), limit)
     }
 
     fn over(
         line: Arc<dyn Communicator>,
         gpu: Arc<dyn Gpu>,
-        nvidia: Option<Arc<Nvidia>>,
+        nvidia: std::result::Result<Arc<Nvidia>, String>,
         limit: Duration,
     ) -> Self {
         Self {
@@ -88,9 +86,24 @@ impl Nccl {
         })
     }
 
+    /// Why the GPUs do not reach each other, if they do not; all ranks call this.
+    pub(crate) fn obstacle(&self) -> Result<Option<String>> {
+        self.reaches()?;
+        Ok(match &*self.state() {
+            State::Unreachable(why) => Some(why.clone()),
+            _ => None,
+        })
+    }
+
     /// Replaces floats in the memory of this rank's GPU by their sums over the ranks, where the GPUs reach each other.
     pub(crate) fn sum(&self, at: u64, floats: usize) -> Result<()> {
         self.run(Collective::AllReduce(at, at, floats))
+    }
+
+    /// Replaces floats in the memory of rank `root`'s GPU by their sums over the ranks, where the GPUs reach each other; what the
+    /// others have stays there.
+    pub(crate) fn sum_on(&self, root: usize, at: u64, floats: usize) -> Result<()> {
+        self.run(Collective::Reduce(root, at, floats))
     }
 
     /// Replaces floats in the memory of this rank's GPU by those of rank `root`, where the GPUs reach each other.
@@ -98,14 +111,35 @@ impl Nccl {
         self.run(Collective::Broadcast(root, at, floats))
     }
 
+    /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
+    /// floats alone. [`Nccl::finish`] must follow.
+    pub(crate) fn begin_sum(&self, at: u64, floats: usize) -> Result<()> {
+        let collective = Collective::AllReduce(at, at, floats);
+        self.with_comm(|comm| {
+            let stream = self.gpu.enter_beside()?;
+            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            self.wait(comm, &collective, || Ok(true))
+        })
+    }
+
+    /// Waits for all sums that were begun.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.with_comm(|comm| self.wait(comm, &"sums beside other work", || self.gpu.is_idle_beside()))
+    }
+
     /// Runs a collective and waits for it.
     fn run(&self, collective: Collective) -> Result<()> {
+        self.with_comm(|comm| {
+            let stream = self.gpu.enter()?;
+            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            self.wait(comm, &collective, || self.gpu.is_idle())
+        })
+    }
+
+    /// Where `work` fails, or the GPUs do not reach each other, all ranks end.
+    fn with_comm(&self, work: impl FnOnce(&Comm) -> Result<()>) -> Result<()> {
         self.guarded(|state| match state {
-            State::Open(comm) => {
-                let stream = self.gpu.enter()?;
-                comm.run(collective, stream).map_err(|error| self.first(error))?;
-                self.wait(comm, &collective)
-            }
+            State::Open(comm) => work(comm),
             _ => bail!(Distributed, "the GPUs of the ranks do not reach each other"),
         })
     }
@@ -129,21 +163,18 @@ impl Nccl {
     /// Meets the other ranks.
     fn connect(&self) -> Result<State> {
         let (rank, size) = (self.line.rank(), self.line.world_size());
-        let nccl = f64::from(u8::from(self.nvidia.is_some()));
+        let nccl = f64::from(u8::from(self.nvidia.is_ok()));
         // As much of the number as an f64 holds.
         let gpu = (self.gpu.identity() >> 12) as f64;
         let all = self.line.gather_numbers(&[nccl, gpu])?;
         let (all, _) = all.as_chunks::<2>();
         let without = all.iter().position(|[nccl, _]| *nccl == 0.0);
         let twice = (0..size).find(|&at| all[..at].iter().any(|[_, other]| *other == all[at][1]));
-        let (Some(nvidia), None, None) = (&self.nvidia, without, twice) else {
-            if rank == 0 {
-                let without = without.map(|rank| format!("rank {rank} has no NCCL"));
-                let twice = twice.map(|rank| format!("rank {rank} shares its GPU with another"));
-                let reason = without.or(twice).unwrap_or_default();
-                tracing::warn!("{reason}: gradients go through the host");
-            }
-            return Ok(State::Unreachable);
+        let (Ok(nvidia), None, None) = (&self.nvidia, without, twice) else {
+            let here = self.nvidia.as_ref().err().cloned();
+            let without = without.map(|rank| format!("rank {rank} has no NCCL"));
+            let twice = twice.map(|rank| format!("rank {rank} shares its GPU with another"));
+            return Ok(State::Unreachable(here.or(without).or(twice).unwrap_or_default()));
         };
         let mut bytes = [0.0; ID_BYTES];
         if rank == 0 {
@@ -152,7 +183,7 @@ impl Nccl {
         self.line.broadcast(0, &mut bytes)?;
         self.gpu.enter()?;
         let comm = Comm::begin(Arc::clone(nvidia), size, rank, Id(bytes.map(|byte| byte as u8)))?;
-        match self.wait(&comm, &"the first meeting") {
+        match self.wait(&comm, &"the first meeting", || self.gpu.is_idle()) {
             Ok(()) => Ok(State::Open(comm)),
             Err(error) => {
                 comm.abort();
@@ -161,13 +192,13 @@ impl Nccl {
         }
     }
 
-    /// Waits until NCCL and the GPU are done.
-    fn wait(&self, comm: &Comm, what: &dyn std::fmt::Debug) -> Result<()> {
+    /// Waits until NCCL has told the GPU what to do, and `done` says that the GPU has done it.
+    fn wait(&self, comm: &Comm, what: &dyn std::fmt::Debug, done: impl Fn() -> Result<bool>) -> Result<()> {
         let started = Instant::now();
         let mut looked = started;
         loop {
             let settled = comm.is_settled().map_err(|error| self.first(error))?;
-            if settled && self.gpu.is_idle()? {
+            if settled && done()? {
                 return Ok(());
             }
             if looked.elapsed() > LOOK {
@@ -307,15 +338,5 @@ impl Drop for Nccl {
         if let State::Open(comm) = state {
             comm.abort();
         }
-    }
-}
-
-/// Leaves the processor to others, the longer the longer it has waited, up to 200 µs.
-fn nap(since: Instant) {
-    let nap = (since.elapsed() / 20).min(Duration::from_micros(200));
-    if nap < Duration::from_micros(5) {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(nap);
     }
 }

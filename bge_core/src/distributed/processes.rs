@@ -16,7 +16,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::launcher::{Launched, Launcher};
 use super::line::{Brought, Exchange, Job, Line};
-use super::{Communicator, Process, block, check_lengths, check_own, check_root, even};
+use super::{Communicator, Process, block, check_lengths, check_own, check_root, sum_by_parts};
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::random::mix;
 
@@ -251,12 +251,11 @@ impl Communicator for Mpi {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        // Each rank sums one part, and all take all parts.
-        let lengths = even(values.len(), self.size);
-        let part = self.scatter(Call::AllReduce(values.len()), values, &lengths)?;
-        let all = self.gather(Call::AllGather(lengths.clone()), part, &lengths)?;
-        values.copy_from_slice(&all);
-        Ok(())
+        let call = Call::AllReduce(values.len());
+        let sum = |values: &[f32], lengths: &[usize]| self.scatter(call, values, lengths);
+        sum_by_parts(values, self.size, sum, |part, lengths| {
+            self.all_gather(part, lengths)
+        })
     }
 
     fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {

@@ -14,7 +14,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::launcher::Launched;
 use super::store::{MOST_BYTES, Store, host};
-use super::{Communicator, Process, block, check_lengths, check_own, check_root, even};
+use super::{Communicator, Process, block, check_lengths, check_own, check_root, sum_by_parts};
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// How long a rank waits for the store, as PyTorch does.
@@ -203,6 +203,21 @@ impl Torchrun {
         Ok(())
     }
 
+    /// This rank's block of the sum over the ranks.
+    fn sum(&self, call: &Call, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let (first, length) = block(lengths, self.rank);
+        let mut sum = vec![0.0_f32; length];
+        let everything = vec![values.len(); self.size];
+        self.floats(call, values, &everything, |rank, at, floats| {
+            for (place, x) in (at..).zip(floats) {
+                if let Some(sum) = place.checked_sub(first).and_then(|place| sum.get_mut(place)) {
+                    *sum = if rank == 0 { x } else { *sum + x };
+                }
+            }
+        })?;
+        Ok(sum)
+    }
+
     fn numbers(&self, call: &Call, own: &[f64], bounded: bool) -> Result<Vec<f64>> {
         let bytes: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
         let all = self.meet(call, &bytes, bounded)?.concat();
@@ -253,28 +268,16 @@ impl Communicator for Torchrun {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        // Each rank sums one part, and all take all parts.
-        let lengths = even(values.len(), self.size);
-        let part = self.reduce_scatter(values, &lengths)?;
-        let all = self.all_gather(&part, &lengths)?;
-        values.copy_from_slice(&all);
-        Ok(())
+        let call = Call::AllReduce(values.len());
+        let sum = |values: &[f32], lengths: &[usize]| self.sum(&call, values, lengths);
+        sum_by_parts(values, self.size, sum, |part, lengths| {
+            self.all_gather(part, lengths)
+        })
     }
 
     fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
         check_lengths(self.size, lengths, values.len())?;
-        let (first, length) = block(lengths, self.rank);
-        let mut sum = vec![0.0_f32; length];
-        let everything = vec![values.len(); self.size];
-        let call = Call::ReduceScatter(lengths.to_vec());
-        self.floats(&call, values, &everything, |rank, at, floats| {
-            for (place, x) in (at..).zip(floats) {
-                if let Some(sum) = place.checked_sub(first).and_then(|place| sum.get_mut(place)) {
-                    *sum = if rank == 0 { x } else { *sum + x };
-                }
-            }
-        })?;
-        Ok(sum)
+        self.sum(&Call::ReduceScatter(lengths.to_vec()), values, lengths)
     }
 
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {

@@ -81,7 +81,7 @@ impl Embedder {
         let model = {
             let half = [arguments.use_fp16, arguments.use_bf16];
             let mut model = model;
-            model.place(crate::models::Placement::of(&arguments.devices, half, false))?;
+            model.place(&crate::models::Placement::of(&arguments.devices, half, false))?;
             model
         };
         let mut notes = Vec::new();

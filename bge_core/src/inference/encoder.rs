@@ -58,15 +58,15 @@ impl Encoder {
             .map_err(|error| error.with_path(&folder.path))
     }
 
-    /// Computes where the settings say; one that computes on a GPU stays there.
+    /// Computes where the settings say; one that computes on GPUs stays there.
     #[cfg(feature = "cuda")]
-    pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
-        match (self, placement) {
-            (_, None) => Ok(()),
-            (Self::Bert(bert), Some(placement)) if bert.gpu().is_none() => bert.move_to_cuda(placement),
-            (Self::Bert(_), Some(_)) => Ok(()),
+    pub(super) fn place(&mut self, placements: &[crate::models::Placement]) -> Result<()> {
+        match (self, placements) {
+            (_, []) => Ok(()),
+            (Self::Bert(bert), _) if bert.gpu_count() == 0 => bert.move_to_cuda(placements),
+            (Self::Bert(_), _) => Ok(()),
             #[cfg(feature = "zoo")]
-            (Self::Zoo(_), Some(_)) => crate::error::bail!(
+            (Self::Zoo(_), _) => crate::error::bail!(
                 Unsupported,
                 "this architecture does not run on a GPU; use `--devices cpu`"
             ),
@@ -121,12 +121,12 @@ impl Scorer {
 
     /// Computes where the settings say.
     #[cfg(feature = "cuda")]
-    pub(super) fn place(&mut self, placement: Option<crate::models::Placement>) -> Result<()> {
-        match (self, placement) {
-            (_, None) => Ok(()),
-            (Self::CrossEncoder(model), Some(placement)) => model.encoder_mut().move_to_cuda(placement),
+    pub(super) fn place(&mut self, placements: &[crate::models::Placement]) -> Result<()> {
+        match (self, placements) {
+            (_, []) => Ok(()),
+            (Self::CrossEncoder(model), _) => model.encoder_mut().move_to_cuda(placements),
             #[cfg(feature = "zoo")]
-            (Self::Zoo(_), Some(_)) => crate::error::bail!(
+            (Self::Zoo(_), _) => crate::error::bail!(
                 Unsupported,
                 "this architecture does not run on a GPU; use `--devices cpu`"
             ),
@@ -152,7 +152,7 @@ impl Scorer {
         match self {
             Self::CrossEncoder(model) => {
                 let run = |batch: &Batch, _: &[usize]| model.scores(batch);
-                in_batches(model.config(), tokens, limits, progress, run, |made, pairs| {
+                in_batches(model.encoder(), tokens, limits, progress, run, |made, pairs| {
                     for (score, &pair) in made.into_iter().zip(pairs) {
                         scores[pair] = score;
                     }

@@ -119,9 +119,8 @@ impl M3Embedder {
         let model = {
             let half = [arguments.use_fp16, arguments.use_bf16];
             let mut model = model;
-            if let Some(placement) = crate::models::Placement::of(&arguments.devices, half, false) {
-                model.encoder_mut().move_to_cuda(placement)?;
-            }
+            let placements = crate::models::Placement::of(&arguments.devices, half, false);
+            model.encoder_mut().move_to_cuda(&placements)?;
             model
         };
         if let (Some(dim), Some(width)) = (arguments.truncate_dim, model.colbert_dim())
@@ -199,9 +198,9 @@ impl M3Embedder {
             lexical_weights: outputs.sparse.then(|| vec![LexicalWeights::new(); count]),
             colbert_vecs: outputs.colbert.then(|| vec![Vectors::default(); count]),
         };
-        let (config, limits) = (self.model.config(), self.embedder.limits);
+        let (encoder, limits) = (self.model.encoder(), self.embedder.limits);
         let run = |batch: &Batch, texts: &[usize]| self.run(batch, texts, tokens, outputs.dense, wanted);
-        in_batches(config, tokens, limits, progress, run, |made, texts| {
+        in_batches(encoder, tokens, limits, progress, run, |made, texts| {
             if let (Some(dense), Some(pooled)) = (&mut out.dense_vecs, made.dense) {
                 let width = pooled.len() / texts.len();
                 for (row, &text) in pooled.chunks_exact(width).zip(texts) {

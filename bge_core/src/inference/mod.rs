@@ -1,5 +1,7 @@
 //! Running a finished model: from texts to vectors.
 
+#[cfg(test)]
+mod checks;
 mod embedder;
 mod encoder;
 mod lanes;

@@ -6,7 +6,7 @@ use super::lanes::Lanes;
 use super::vectors::Vectors;
 use crate::config::PoolingMethod;
 use crate::error::Result;
-use crate::models::{Batch, Bert, EncoderConfig, Keep};
+use crate::models::{Batch, Bert, Keep};
 use crate::nn::read;
 use crate::tokenize::TokenBatch;
 
@@ -33,7 +33,6 @@ pub struct BatchLimits {
 }
 
 /// Tokens at most on a GPU, which has other caches and more to keep busy.
-#[cfg(feature = "cuda")]
 const GPU_TOKENS: usize = 1 << 16;
 
 impl Default for BatchLimits {
@@ -57,14 +56,12 @@ pub fn encode_tokens(
     limits: BatchLimits,
     progress: impl FnMut(usize),
 ) -> Result<Vectors> {
-    #[cfg(feature = "cuda")]
-    let limits = match model.gpu() {
-        Some(_) => BatchLimits {
+    let limits = match model.gpu_count() {
+        0 => limits,
+        _ => BatchLimits {
             tokens: limits.tokens.max(GPU_TOKENS),
-            groups: 1,
             ..limits
         },
-        None => limits,
     };
     let width = model.config().hidden_size;
     let dim = shape.truncate_dim.map_or(width, |dim| dim.min(width));
@@ -73,7 +70,7 @@ pub fn encode_tokens(
         let (vectors, _) = model.vectors(batch, shape.pooling, Keep::Nothing, None)?;
         Ok(read(&vectors)?.to_vec())
     };
-    in_batches(model.config(), tokens, limits, progress, run, |pooled, texts| {
+    in_batches(model, tokens, limits, progress, run, |pooled, texts| {
         for (row, &text) in pooled.chunks_exact(width).zip(texts) {
             let target = &mut data[text * dim..(text + 1) * dim];
             target.copy_from_slice(&row[..dim]);
@@ -88,9 +85,10 @@ pub fn encode_tokens(
 /// Hands all texts to `run`, longest first, as batches within `limits` with the indices of their texts, and what it made of them
 /// to `take`.
 ///
-/// Several batches run at once, each on a thread or a group of them. `progress` hears how many texts are done.
+/// Several batches run at once, each on a thread or a group of them, or one for each GPU of the model. `progress` hears how many
+/// texts are done.
 pub(super) fn in_batches<T: Send>(
-    config: &EncoderConfig,
+    model: &Bert,
     tokens: &TokenBatch,
     limits: BatchLimits,
     mut progress: impl FnMut(usize),
@@ -100,17 +98,20 @@ pub(super) fn in_batches<T: Send>(
     let lengths: Vec<usize> = tokens.lengths().collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
-    let lanes = match limits.groups {
-        0 => rayon::current_num_threads(),
-        groups => groups,
+    let gpus = model.gpu_count();
+    let lanes = match (gpus, limits.groups) {
+        (0, 0) => rayon::current_num_threads(),
+        (0, groups) => groups,
+        _ => gpus,
     };
-    let batches = cut(&order, &lengths, limits, lanes);
+    // Several GPUs have the batches that one would have: how a product rounds may depend on its size.
+    let batches = cut(&order, &lengths, limits, if gpus > 0 { 1 } else { lanes });
     let one = |texts: &[usize]| {
         let part = tokens.select(texts);
         let types = part.type_ids.as_deref().unwrap_or_default();
         let names = texts.iter().map(|&i| i as u64);
         run(
-            &Batch::new(config, &part.ids, types, &part.offsets, names)?,
+            &Batch::new(model.config(), &part.ids, types, &part.offsets, names)?,
             texts,
         )
     };
@@ -120,7 +121,7 @@ pub(super) fn in_batches<T: Send>(
         done += texts.len();
         progress(done);
     };
-    let lanes = match (lanes.min(batches.len()), limits.groups) {
+    let lanes = match (lanes.min(batches.len()), limits.groups + gpus) {
         (0 | 1, _) => Lanes::default(),
         (lanes, 0) => Lanes::shared(lanes)?,
         (lanes, _) => Lanes::own(lanes)?,
@@ -153,10 +154,9 @@ pub(super) fn in_batches<T: Send>(
 }
 
 impl BatchLimits {
-    /// The groups of the devices that settings name; one device leaves it to the threads.
+    /// The groups of threads that settings name by their devices; one device leaves it to the threads.
     pub(super) fn groups(devices: &[String]) -> usize {
         match devices {
-            [one] if !one.trim().to_ascii_lowercase().starts_with("cpu") => 1, // a GPU does one thing at a time
             [] | [_] => 0,
             several => several.len(),
         }

@@ -7,6 +7,8 @@
 //! plain function of a few numbers a query, and brings its gradient itself ([`ranking_loss`]).
 
 mod distill;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
 mod info_nce;
 mod matryoshka;
 mod ops;
@@ -15,11 +17,14 @@ mod ranking;
 pub mod scores;
 mod unified;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use crate::config::{KdLossType, TrainingArguments};
 use crate::error::{Result, bail};
 use crate::issue::Issue;
+pub(crate) use others::{Others, place};
 pub use ranking::{RankingLoss, ranking_loss};
 use scores::Scores;
 pub use unified::{UnifiedInputs, UnifiedLoss, unified};
@@ -125,6 +130,17 @@ pub fn contrastive_share(
     inputs: &LossInputs<'_>,
     first_query: usize,
 ) -> Result<LossOutput> {
+    let here: Arc<dyn Others> = Arc::new(others::Here);
+    contrastive_at(&here, config, inputs, first_query)
+}
+
+/// The same where `others` goes through the scores of other queries' passages.
+pub(crate) fn contrastive_at(
+    others: &Arc<dyn Others>,
+    config: &LossConfig,
+    inputs: &LossInputs<'_>,
+    first_query: usize,
+) -> Result<LossOutput> {
     let width = check_shapes(inputs, first_query)?;
     let teacher = inputs
         .teacher_scores
@@ -151,7 +167,11 @@ pub fn contrastive_share(
         let queries = (vectors(&queries)? / config.temperature)?;
         let passages = vectors(&passages)?;
         let in_batch = !inputs.no_in_batch_neg;
-        let scores = Scores::new(&queries, &passages, inputs.group_size, first_query, in_batch)?;
+        let own = others::Own {
+            group_size: inputs.group_size,
+            first_query,
+        };
+        let scores = Scores::at(others, &queries, &passages, own, in_batch)?;
         let mut loss = None;
         for (name, term) in terms(&scores, teacher.as_ref(), config.kd_loss_type)? {
             parts.push(LossPart {

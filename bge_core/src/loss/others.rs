@@ -2,7 +2,11 @@
 //!
 //! The score matrix is the one large thing of a contrastive loss: 1,024 queries with groups of 8 make 32 MB, and composed
 //! operations would keep half a dozen copies until `backward()`, for every Matryoshka dimension. Here the forward pass goes
-//! through it in blocks of rows and keeps one number per row; the backward pass makes the blocks again.
+//! through it in blocks of rows and keeps one number per row; the backward pass makes the blocks again. That is done on the GPU
+//! that the model computes on ([`place`]), or here.
+
+use std::fmt;
+use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
@@ -13,10 +17,47 @@ const BLOCK: usize = 1 << 22;
 /// Stands for the score of a passage that does not count; finite, so that no difference is NaN.
 pub(super) const MASKED: f32 = -1e30;
 
+/// Which passages are a query's own: query `i` is `first_query + i` of the batch, and has `group_size`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    pub(super) group_size: usize,
+    pub(super) first_query: usize,
+}
+
+/// Who goes through the scores of queries `[n, D]` and passages `[P, D]`, both f32 and contiguous.
+pub(crate) trait Others: fmt::Debug + Send + Sync {
+    /// The log-sum-exp of each query's scores with passages that are not its own, and the highest of them, `[n, 1]` each.
+    fn forward(&self, queries: &Tensor, passages: &Tensor, own: Own) -> Result<[Tensor; 2]>;
+
+    /// The gradients of queries and passages from that of the log-sum-exps, `value`.
+    fn backward(
+        &self,
+        queries: &Tensor,
+        passages: &Tensor,
+        own: Own,
+        value: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<[Tensor; 2]>;
+}
+
+/// Where the scores of a model's vectors are gone through: where it computes.
+pub(crate) fn place(model: &crate::models::Bert) -> Arc<dyn Others> {
+    #[cfg(any(feature = "cuda", test))]
+    if let Some(encoder) = model.gpu() {
+        return Arc::new(super::gpu::OnGpu(Arc::clone(encoder)));
+    }
+    let _ = model; // which a build without GPUs does not ask
+    Arc::new(Here)
+}
+
+/// The processor.
+#[derive(Debug)]
+pub(super) struct Here;
+
 /// `others_i = log(sum(exp(q_i * p_j)))` over the passages `j` that are not of query i's own group.
 pub(super) struct OthersLogSumExp {
-    group_size: usize,
-    first_query: usize,
+    others: Arc<dyn Others>,
+    own: Own,
     /// The result `[n, 1]`, computed before candle asks for it.
     value: Tensor,
 }
@@ -24,28 +65,57 @@ pub(super) struct OthersLogSumExp {
 impl OthersLogSumExp {
     /// The log-sum-exp `[n, 1]`, with a graph, and the highest of the scores `[n, 1]`, without.
     pub(super) fn apply(
+        others: &Arc<dyn Others>,
         queries: &Tensor,
         passages: &Tensor,
-        group_size: usize,
-        first_query: usize,
+        own: Own,
     ) -> Result<(Tensor, Tensor)> {
         let queries = queries.contiguous()?;
         let passages = passages.contiguous()?;
+        let [value, best] = others.forward(&queries, &passages, own)?;
+        let op = Self {
+            others: Arc::clone(others),
+            own,
+            value,
+        };
+        Ok((queries.apply_op2(&passages, op)?, best))
+    }
+}
+
+impl Others for Here {
+    fn forward(&self, queries: &Tensor, passages: &Tensor, own: Own) -> Result<[Tensor; 2]> {
         let mut values = Vec::new();
         let mut maxima = Vec::new();
-        for block in blocks(&queries, &passages)? {
-            let scores = block.scores(&queries, &passages, group_size, first_query)?;
+        for block in blocks(queries, passages)? {
+            let scores = block.scores(queries, passages, own)?;
             let best = scores.max_keepdim(1)?;
             let sum = scores.broadcast_sub(&best)?.exp()?.sum_keepdim(1)?;
             values.push((sum.log()? + &best)?);
             maxima.push(best);
         }
-        let op = Self {
-            group_size,
-            first_query,
-            value: Tensor::cat(&values, 0)?,
-        };
-        Ok((queries.apply_op2(&passages, op)?, Tensor::cat(&maxima, 0)?))
+        Ok([Tensor::cat(&values, 0)?, Tensor::cat(&maxima, 0)?])
+    }
+
+    fn backward(
+        &self,
+        queries: &Tensor,
+        passages: &Tensor,
+        own: Own,
+        value: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<[Tensor; 2]> {
+        let mut to_queries = Vec::new();
+        let mut to_passages = passages.detach().zeros_like()?.to_dtype(DType::F32)?;
+        for block in blocks(queries, passages)? {
+            let scores = block.scores(queries, passages, own)?;
+            let weights = scores
+                .broadcast_sub(&block.of(value)?)?
+                .exp()?
+                .broadcast_mul(&block.of(gradient)?)?;
+            to_queries.push(weights.matmul(&passages.detach())?);
+            to_passages = (to_passages + weights.t()?.matmul(&block.of(queries)?)?)?;
+        }
+        Ok([Tensor::cat(&to_queries, 0)?, to_passages])
     }
 }
 
@@ -72,17 +142,11 @@ impl Block {
     }
 
     /// The block's scores `[rows, P]`, those of the own group masked; without a graph.
-    fn scores(
-        &self,
-        queries: &Tensor,
-        passages: &Tensor,
-        group_size: usize,
-        first_query: usize,
-    ) -> Result<Tensor> {
-        let device = queries.device();
+    fn scores(&self, queries: &Tensor, passages: &Tensor, own: Own) -> Result<Tensor> {
+        let (device, group_size) = (queries.device(), own.group_size);
         let groups = passages.dim(0)? / group_size;
         let scores = self.of(queries)?.matmul(&passages.detach().t()?)?;
-        let first = (first_query + self.start) as u32;
+        let first = (own.first_query + self.start) as u32;
         let rows = Tensor::arange(first, first + self.rows as u32, device)?.unsqueeze(1)?;
         let columns = Tensor::arange(0, groups as u32, device)?
             .unsqueeze(1)?
@@ -127,17 +191,9 @@ impl CustomOp2 for OthersLogSumExp {
         value: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut to_queries = Vec::new();
-        let mut to_passages = passages.detach().zeros_like()?.to_dtype(DType::F32)?;
-        for block in blocks(queries, passages)? {
-            let scores = block.scores(queries, passages, self.group_size, self.first_query)?;
-            let weights = scores
-                .broadcast_sub(&block.of(value)?)?
-                .exp()?
-                .broadcast_mul(&block.of(gradient)?)?;
-            to_queries.push(weights.matmul(&passages.detach())?);
-            to_passages = (to_passages + weights.t()?.matmul(&block.of(queries)?)?)?;
-        }
-        Ok((Some(Tensor::cat(&to_queries, 0)?), Some(to_passages)))
+        let [to_queries, to_passages] = self
+            .others
+            .backward(queries, passages, self.own, value, gradient)?;
+        Ok((Some(to_queries), Some(to_passages)))
     }
 }

@@ -1,9 +1,11 @@
 //! Scores of queries against passages, reduced to what the losses need.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
 use super::ops;
-use super::others::{MASKED, OthersLogSumExp};
+use super::others::{Here, MASKED, Others, OthersLogSumExp, Own};
 
 /// What the losses know of `n` queries: the scores of their own groups, and all other passages in one number.
 #[derive(Clone, Debug)]
@@ -28,6 +30,26 @@ impl Scores {
         first_query: usize,
         in_batch: bool,
     ) -> Result<Self> {
+        let own = Own {
+            group_size,
+            first_query,
+        };
+        let here: Arc<dyn Others> = Arc::new(Here);
+        Self::at(&here, queries, passages, own, in_batch)
+    }
+
+    /// The same where `others` goes through the scores of the other passages.
+    pub(super) fn at(
+        others: &Arc<dyn Others>,
+        queries: &Tensor,
+        passages: &Tensor,
+        whose: Own,
+        in_batch: bool,
+    ) -> Result<Self> {
+        let Own {
+            group_size,
+            first_query,
+        } = whose;
         let (n, width) = queries.dims2()?;
         let groups = passages.dim(0)? / group_size;
         let own = passages
@@ -41,7 +63,7 @@ impl Scores {
                 best_other: None,
             });
         }
-        let (others, best) = OthersLogSumExp::apply(queries, passages, group_size, first_query)?;
+        let (others, best) = OthersLogSumExp::apply(others, queries, passages, whose)?;
         Ok(Self {
             own,
             others: Some(others),

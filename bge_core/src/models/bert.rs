@@ -24,9 +24,9 @@ pub struct Bert {
     layers: Vec<Layer>,
     /// Who must know which part runs.
     watcher: Option<Arc<dyn Watcher>>,
-    /// The encoder that computes in the place of this one.
+    /// The encoders that compute in the place of this one.
     #[cfg(any(feature = "cuda", test))]
-    pub(super) gpu: Option<Arc<crate::cuda::Encoder>>,
+    pub(super) gpus: Arc<super::gpu::Gpus>,
 }
 
 #[derive(Clone, Debug)]
@@ -210,13 +210,21 @@ impl Bert {
             layers,
             watcher: None,
             #[cfg(any(feature = "cuda", test))]
-            gpu: None,
+            gpus: Arc::default(),
         })
     }
 
     /// The configuration it was built from.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
+    }
+
+    /// The GPUs that it computes on; 0 where the CPU does.
+    pub(crate) fn gpu_count(&self) -> usize {
+        #[cfg(any(feature = "cuda", test))]
+        return self.gpus.len();
+        #[cfg(not(any(feature = "cuda", test)))]
+        0
     }
 
     /// All weights.
@@ -248,12 +256,14 @@ impl Bert {
         dropout: Option<u64>,
     ) -> Result<(Tensor, Option<BertRecord>)> {
         #[cfg(any(feature = "cuda", test))]
-        if let Some(gpu) = &self.gpu {
+        {
             let outcome = match rows {
                 Rows::All => crate::cuda::Outcome::Hidden,
                 Rows::First => crate::cuda::Outcome::First,
             };
-            return super::gpu::forward(gpu, batch, outcome, keep, dropout);
+            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout)? {
+                return Ok(made);
+            }
         }
         let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
@@ -313,7 +323,7 @@ impl Bert {
         let (embeddings, mut layers) = match record.0 {
             Kept::Host { embeddings, layers } => (embeddings, layers),
             #[cfg(any(feature = "cuda", test))]
-            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, &d_hidden),
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, &d_hidden, grads),
         };
         let first = batch.first_identities();
         let plan = dropout.map(|key| DropoutPlan {
@@ -404,9 +414,11 @@ impl Bert {
         dropout: Option<u64>,
     ) -> Result<(Tensor, Option<BertRecord>)> {
         #[cfg(any(feature = "cuda", test))]
-        if let Some(gpu) = &self.gpu {
+        {
             let outcome = crate::cuda::Outcome::Pooled(pooling);
-            return super::gpu::forward(gpu, batch, outcome, keep, dropout);
+            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout)? {
+                return Ok(made);
+            }
         }
         let rows = Rows::of(pooling);
         let (hidden, record) = self.forward_rows(batch, rows, keep, dropout)?;
@@ -431,7 +443,7 @@ impl Bert {
     ) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         let record = match record.0 {
-            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, d_vectors),
+            Kept::Gpu(record) => return self.backward_on_gpu(batch, *record, d_vectors, grads),
             host @ Kept::Host { .. } => BertRecord(host),
         };
         let rows = Rows::of(pooling);
@@ -444,11 +456,18 @@ impl Bert {
 
     /// The backward of what ran on the GPU, whose gradients stay there.
     #[cfg(any(feature = "cuda", test))]
-    fn backward_on_gpu(&self, batch: &Batch, record: crate::cuda::Record, gradient: &Tensor) -> Result<()> {
-        match &self.gpu {
-            Some(gpu) => super::gpu::backward(gpu, batch, record, gradient),
-            None => bail!(Internal, "this record is that of an encoder on a GPU"),
-        }
+    fn backward_on_gpu(
+        &self,
+        batch: &Batch,
+        record: crate::cuda::Record,
+        gradient: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let Some(gpu) = self.gpus.first() else {
+            bail!(Internal, "this record is that of an encoder on a GPU");
+        };
+        super::gpu::backward(gpu, batch, record, gradient, |part| self.collect(part, grads))?;
+        self.collect(Part::Rest, grads)
     }
 
     /// What the layer of this index sees: only the last one computes fewer rows.

@@ -2,8 +2,10 @@
 //!
 //! What leaves the encoder comes to the CPU, as does its gradient's way back; the gradients of the weights stay on the GPU, where
 //! the optimizer is.
+//!
+//! To encode with, a model may have a copy on each of several GPUs; what trains has one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
@@ -11,7 +13,7 @@ use super::batch::Batch;
 use super::bert::{Bert, BertRecord};
 use crate::cuda::{Encoder, Input, Outcome, Sizes, gpu::Gpu, kernels::Variant};
 use crate::error::Result;
-use crate::nn::{Keep, read, tensor};
+use crate::nn::{Keep, Part, read, tensor};
 
 /// Where and how precisely a model computes.
 #[cfg(feature = "cuda")]
@@ -26,41 +28,103 @@ pub(crate) struct Placement {
 
 #[cfg(feature = "cuda")]
 impl Placement {
-    /// What settings ask for; `None` for the CPU. `half` are those for f16 and bf16.
-    pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Option<Self> {
+    /// What settings ask for, on each of the devices; nothing on the CPU. `half` are those for f16 and bf16.
+    pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Vec<Self> {
         use crate::cuda::gpu::Storage;
-        let number = devices
-            .first()
-            .and_then(|name| crate::config::cuda_number(name))?;
         let storage = match half {
             [true, _] => Storage::F16,
             [_, true] => Storage::Bf16,
             _ => Storage::F32,
         };
-        Some(Self {
+        let numbers = devices.iter().filter_map(|name| crate::config::cuda_number(name));
+        let on = |number| Self {
             number,
             storage,
             tf32,
-        })
+        };
+        numbers.map(on).collect()
+    }
+}
+
+/// Copies of an encoder, one on each GPU; without any, the CPU computes.
+#[derive(Debug, Default)]
+pub(super) struct Gpus {
+    encoders: Vec<Arc<Encoder>>,
+    /// The batches that each of them has now.
+    batches: Mutex<Vec<usize>>,
+}
+
+/// A copy that has a batch until this is dropped.
+#[derive(Debug)]
+struct Taken<'a> {
+    gpus: &'a Gpus,
+    at: usize,
+}
+
+impl Gpus {
+    fn of(encoders: Vec<Arc<Encoder>>) -> Self {
+        Self {
+            batches: Mutex::new(vec![0; encoders.len()]),
+            encoders,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.encoders.len()
+    }
+
+    /// The copy that trains.
+    pub(super) fn first(&self) -> Option<&Arc<Encoder>> {
+        self.encoders.first()
+    }
+
+    /// The copy with the fewest batches takes one more.
+    fn take(&self) -> Option<Taken<'_>> {
+        let mut batches = self.batches();
+        let (at, count) = batches.iter_mut().enumerate().min_by_key(|(_, count)| **count)?;
+        *count += 1;
+        Some(Taken { gpus: self, at })
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken<'_> {
+    fn encoder(&self) -> Option<&Arc<Encoder>> {
+        self.gpus.encoders.get(self.at)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.gpus.batches().get_mut(self.at) {
+            *count -= 1;
+        }
     }
 }
 
 impl Bert {
-    /// The encoder on the GPU, where that is where it computes.
+    /// The encoder on the GPU, where that is where it computes; of several copies the first, with which it trains.
     pub(crate) fn gpu(&self) -> Option<&Arc<Encoder>> {
-        self.gpu.as_ref()
+        self.gpus.first()
     }
 
-    /// Computes on a CUDA device from now on.
+    /// Computes on CUDA devices from now on, with a copy on each.
     #[cfg(feature = "cuda")]
-    pub(crate) fn move_to_cuda(&mut self, placement: Placement) -> Result<()> {
-        let config = self.config();
-        let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
-        let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
-        self.move_to_gpu(Arc::new(device), variant)
+    pub(crate) fn move_to_cuda(&mut self, placements: &[Placement]) -> Result<()> {
+        for placement in placements {
+            let config = self.config();
+            let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
+            let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
+            self.move_to_gpu(Arc::new(device), variant)?;
+        }
+        Ok(())
     }
 
-    /// Computes on a GPU whose kernels are those of `variant`. What is frozen now stays so.
+    /// Computes on a GPU whose kernels are those of `variant`, beside those where it has a copy already. What is frozen now
+    /// stays so.
     pub(crate) fn move_to_gpu(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
         let config = self.config();
         let sizes = Sizes {
@@ -74,7 +138,9 @@ impl Bert {
         };
         let encoder = Encoder::new(gpu, variant, sizes, self.params())?;
         tracing::info!(device = encoder.device(), "the encoder computes on a GPU");
-        self.gpu = Some(Arc::new(encoder));
+        let mut encoders = self.gpus.encoders.clone();
+        encoders.push(Arc::new(encoder));
+        self.gpus = Arc::new(Gpus::of(encoders));
         Ok(())
     }
 }
@@ -87,29 +153,61 @@ fn input(batch: &Batch) -> Input<'_> {
     }
 }
 
-/// [`Bert::forward_rows`] and [`Bert::vectors`] of an encoder on a GPU.
+/// [`Bert::forward_rows`] and [`Bert::vectors`] of an encoder on GPUs; nothing of one that is on none.
 pub(super) fn forward(
-    encoder: &Encoder,
+    gpus: &Gpus,
     batch: &Batch,
     outcome: Outcome,
     keep: Keep,
     dropout: Option<u64>,
-) -> Result<(Tensor, Option<BertRecord>)> {
+) -> Result<Option<(Tensor, Option<BertRecord>)>> {
+    // A record goes back to where it was made.
+    let taken = if keep == Keep::Nothing { gpus.take() } else { None };
+    let Some(encoder) = taken.as_ref().and_then(Taken::encoder).or(gpus.first()) else {
+        return Ok(None);
+    };
     let (values, record) = encoder.forward(input(batch), outcome, keep, dropout)?;
     let rows = match outcome {
         Outcome::Hidden => batch.tokens(),
         Outcome::First | Outcome::Pooled(_) => batch.texts(),
     };
     let width = values.len() / rows.max(1);
-    Ok((tensor(values, (rows, width))?, record.map(BertRecord::on_gpu)))
+    let values = tensor(values, (rows, width))?;
+    Ok(Some((values, record.map(BertRecord::on_gpu))))
 }
 
-/// The backward of [`forward`].
+/// The backward of [`forward`]; `done` hears which part has all its gradients.
 pub(super) fn backward(
     encoder: &Encoder,
     batch: &Batch,
     record: crate::cuda::Record,
     gradient: &Tensor,
+    done: impl FnMut(Part) -> Result<()>,
 ) -> Result<()> {
-    encoder.backward(input(batch), record, &read(gradient)?)
+    encoder.backward(input(batch), record, &read(gradient)?, done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checks::{config, model, on_gpu};
+    use super::*;
+    use crate::cuda::gpu::Storage;
+
+    #[test]
+    fn a_batch_goes_to_the_gpu_that_has_the_fewest() {
+        let one = on_gpu(model(&config("bert", 96, 3, 0.0)), Storage::F32);
+        let Some(both) = one.and_then(|one| on_gpu(one, Storage::F32)) else {
+            return;
+        };
+        let (first, second) = (both.gpus.take().unwrap(), both.gpus.take().unwrap());
+        assert!(!Arc::ptr_eq(first.encoder().unwrap(), second.encoder().unwrap()));
+        let place = second.at;
+        drop(second);
+        assert_eq!(both.gpus.take().unwrap().at, place);
+        assert_eq!(
+            *both.gpus.batches(),
+            [usize::from(place != 0), usize::from(place != 1)]
+        );
+        assert!(Gpus::default().take().is_none());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Counted from what `cuda` asks of it (`encoder.rs`, `layer.rs`, `optimizer.rs`): weights, gradients and moments are f32 and lie in
 //! flat buffers, where each weight begins a chunk; in 16 bits there is a copy of the layers' weights, and the activations are half as
-//! large. The loss, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds this against an encoder.
+//! large. Of the loss the scores with other queries' passages are there; the rest of it, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds this against an encoder.
 
 use super::memory::{FullestBatch, Memory, at_once};
 use super::{ModelShape, Parameters, PlanOptions};
@@ -13,6 +13,9 @@ const CHUNK: u64 = 1024;
 
 /// Rows that are summed into one partial sum.
 const SUM_ROWS: u64 = 64;
+
+/// Bytes of the scores that a contrastive loss has at once.
+const SCORES: u64 = 64 << 20;
 
 /// What the driver, cuBLAS with its workspace, the kernels and the allocator's reserve take: assumed, not measured.
 const LIBRARIES: u64 = 640 << 20;
@@ -35,10 +38,13 @@ pub(super) fn memory(
     let encoder = unpadded_tables + 2 * shape.hidden_size + shape.num_hidden_layers * unpadded_layer;
     let heads = parameters.all.saturating_sub(encoder).next_multiple_of(CHUNK);
     let floats = tables + layers + heads;
-    // A stage above 1 is refused.
-    let share = match options.zero_stage {
-        0 => 1,
-        _ => options.world_size.max(1) as u64,
+    let world = options.world_size.max(1) as u64;
+    let share = if options.zero_stage == 0 { 1 } else { world };
+    // The own block, and a part that has its turn. A stage above 2 is refused.
+    let gradients = if options.zero_stage > 1 && world > 1 {
+        (4 * floats).div_ceil(world) + 4 * tables.max(layer)
+    } else {
+        4 * floats
     };
     let (texts, tokens) = at_once(config, batch);
     let (width, inner) = (shape.hidden_size, shape.intermediate_size);
@@ -65,22 +71,25 @@ pub(super) fn memory(
     let backward =
         tokens * number * (3 * width + inner).max(6 * width) + tokens * 4 * shape.num_attention_heads;
     let partials = tokens.div_ceil(SUM_ROWS) * 4 * inner.max(2 * width);
-    let mut memory = Memory {
+    // Vectors and their gradients, of all ranks where their passages are negatives, and a block of scores.
+    let scores = if module.trains_reranker() {
+        0
+    } else {
+        let crossing = if training.negatives_cross_device { world } else { 1 };
+        let queries = training.per_device_train_batch_size as u64;
+        let all = batch.texts * crossing;
+        8 * width * all + (4 * queries * all).min(SCORES)
+    };
+    let memory = Memory {
         weights: 4 * floats + if half { number * layers } else { 0 },
-        gradients: 4 * floats,
+        gradients,
         optimizer: (8 * floats).div_ceil(share),
         activations: 2 * input + kept + lists + vectors,
-        temporary: backward + partials,
+        temporary: (backward + partials).max(scores),
         program: LIBRARIES,
         total: 0,
     };
-    memory.total = memory.weights
-        + memory.gradients
-        + memory.optimizer
-        + memory.activations
-        + memory.temporary
-        + memory.program;
-    memory
+    memory.summed()
 }
 
 /// Floats of the embeddings and of a layer in the flat buffers.
@@ -133,10 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn gpus_share_out_the_moments_and_nothing_else() {
+    fn gpus_share_out_the_moments_and_then_the_gradients() {
         let (alone, shared) = (memory(&["cuda"], true, 4, 0), memory(&["cuda"], true, 4, 1));
         assert_eq!(shared.optimizer, alone.optimizer.div_ceil(4));
         assert_eq!(shared.total, alone.total - alone.optimizer + shared.optimizer);
-        assert_eq!(memory(&["cuda"], true, 4, 3), shared);
+        let both = memory(&["cuda"], true, 4, 2);
+        assert_eq!(both.optimizer, shared.optimizer);
+        // The tables are the largest part: 23.8 of 108.9 million weights.
+        let ratio = both.gradients as f64 / alone.gradients as f64;
+        assert!((ratio - 0.25 - 23.8 / 108.9).abs() < 0.01, "{ratio}");
+        assert_eq!(memory(&["cuda"], true, 1, 2), memory(&["cuda"], true, 1, 0));
     }
 }

@@ -39,6 +39,24 @@ pub struct Memory {
     pub total: u64,
 }
 
+impl Memory {
+    /// The same with the total of its parts.
+    pub(super) fn summed(self) -> Self {
+        let parts = [
+            self.weights,
+            self.gradients,
+            self.optimizer,
+            self.activations,
+            self.temporary,
+            self.program,
+        ];
+        Self {
+            total: parts.iter().sum(),
+            ..self
+        }
+    }
+}
+
 /// The fullest batch of one device, as far as memory goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FullestBatch {
@@ -114,7 +132,7 @@ pub(super) fn memory(
     // Two rows of the feed-forward block, and the gradients of q, k, v, context, residual and output.
     let backward = tokens * number * (2 * hidden + 6 * width);
     let attention = options.threads.max(1) as u64 * 2 * ATTENTION_BLOCK * batch.longest * 4;
-    let mut memory = Memory {
+    let memory = Memory {
         weights: by_parts(parameters.all * number, 3),
         gradients: by_parts(parameters.trained * number, 2),
         optimizer: shared(parameters.trained * per_weight, 1),
@@ -123,11 +141,5 @@ pub(super) fn memory(
         program: PROGRAM + PROGRAM_PER_WORD * shape.vocab_size,
         total: 0,
     };
-    memory.total = memory.weights
-        + memory.gradients
-        + memory.optimizer
-        + memory.activations
-        + memory.temporary
-        + memory.program;
-    memory
+    memory.summed()
 }

@@ -184,6 +184,7 @@ impl<'a> ExactOnGpu<'a> {
             b: Matrix::new(pass.rows.address(), dim).t(),
             out: Matrix::new(pass.scores.address(), columns),
             wide: false,
+            exact: true,
             add: false,
         })?;
         let blocks = range.start / BLOCK_ROWS..range.end.div_ceil(BLOCK_ROWS);

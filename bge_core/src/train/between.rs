@@ -54,6 +54,15 @@ impl Between {
         &self.ranks
     }
 
+    /// Why the GPUs do not reach each other through NCCL, where that was to be so; all ranks call this.
+    pub(super) fn obstacle(&self) -> Result<Option<String>> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.obstacle();
+        }
+        Ok(None)
+    }
+
     /// Replaces floats of the buffer that begins at `at` by their sums over the ranks.
     pub(super) fn sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
@@ -67,6 +76,66 @@ impl Between {
             let mut piece: Vec<f32> = read_values(&self.gpu, at, length)?;
             self.ranks.all_reduce(&mut piece)?;
             self.gpu.upload(at, f32::bytes(&piece))?;
+        }
+        Ok(())
+    }
+
+    /// Whether sums can run beside other work of the GPU: where GPUs reach each other. So it is on all ranks or on none.
+    pub(super) fn runs_beside(&self) -> Result<bool> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.reaches();
+        }
+        Ok(false)
+    }
+
+    /// Begins [`Between::sum`] beside other work of the GPU, which must leave these floats alone until [`Between::finish`].
+    pub(super) fn begin_sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.begin_sum(place(at, floats.start), floats.len());
+        }
+        self.sum(at, floats)
+    }
+
+    /// Waits for all sums that were begun.
+    pub(super) fn finish(&self) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return nccl.finish();
+        }
+        Ok(())
+    }
+
+    /// Sums floats over the ranks, of which each gets the sums of its block in their place; what else is there is of no use any
+    /// more. The first of the floats lies at `at`, and the blocks are those of the whole buffer.
+    pub(super) fn sum_blocks(&self, at: u64, floats: Range<usize>, lengths: &[usize]) -> Result<()> {
+        let of = |rank: usize, floats: &Range<usize>| {
+            let (first, length) = block(lengths, rank);
+            let start = first.clamp(floats.start, floats.end);
+            start..(first + length).clamp(start, floats.end)
+        };
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl
+            && nccl.reaches()?
+        {
+            for root in 0..lengths.len() {
+                let block = of(root, &floats);
+                if !block.is_empty() {
+                    nccl.sum_on(root, place(at, block.start - floats.start), block.len())?;
+                }
+            }
+            return Ok(());
+        }
+        for first in floats.clone().step_by(PIECE) {
+            let piece = first..(first + PIECE).min(floats.end);
+            let parts: Vec<usize> = (0..lengths.len()).map(|rank| of(rank, &piece).len()).collect();
+            let from = place(at, first - floats.start);
+            let values: Vec<f32> = read_values(&self.gpu, from, piece.len())?;
+            let sums = self.ranks.reduce_scatter(&values, &parts)?;
+            let own = of(self.ranks.rank(), &piece).start;
+            self.gpu
+                .upload(place(at, own - floats.start), f32::bytes(&sums))?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::share::Share;
 use crate::config::PoolingMethod;
 use crate::distributed::Communicator;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loss::{LossConfig, LossInputs, LossOutput, contrastive, contrastive_share};
+use crate::loss::{LossConfig, LossInputs, LossOutput, contrastive_at, place};
 use crate::models::{Batch, Bert, BertRecord, Keep};
 use crate::nn::{Gradients, read, tensor};
 
@@ -79,7 +79,6 @@ impl Embedding {
         for _ in chunks.len()..passes {
             model.idle_forward()?;
         }
-        let width = model.config().hidden_size;
         let joined = if vectors.is_empty() {
             None
         } else {
@@ -87,8 +86,8 @@ impl Embedding {
         };
         let crossing = self.cross_device && !batch.no_in_batch_neg && ranks.world_size() > 1;
         let found = match (crossing, &joined) {
-            (true, vectors) => self.loss_across(ranks, &share, batch, vectors.as_ref(), width, weight)?,
-            (false, Some(vectors)) => Some(self.loss(&share, batch, vectors, weight)?),
+            (true, vectors) => self.loss_across(ranks, model, &share, batch, vectors.as_ref(), weight)?,
+            (false, Some(vectors)) => Some(self.loss(model, &share, batch, vectors, weight)?),
             (false, None) => None, // this rank has no part in the batch
         };
         drop(vectors);
@@ -127,6 +126,7 @@ impl Embedding {
     /// The share of the loss of the vectors `[Q + Q * G, D]`, and its gradient times `weight`.
     fn loss(
         &self,
+        model: &Bert,
         share: &Share,
         batch: &TrainBatch,
         vectors: &Tensor,
@@ -142,7 +142,7 @@ impl Embedding {
             no_in_batch_neg: batch.no_in_batch_neg,
             teacher_scores: teacher.as_ref(),
         };
-        let output = contrastive(&self.loss, &inputs)?;
+        let output = contrastive_at(&place(model), &self.loss, &inputs, 0)?;
         let measured = measure(share, &output)?;
         let store = (output.total * (weight * share.weight()))?.backward()?;
         let gradient = match store.get(leaf.as_tensor()) {
@@ -156,13 +156,13 @@ impl Embedding {
     pub(super) fn loss_across(
         &self,
         ranks: &dyn Communicator,
+        model: &Bert,
         share: &Share,
         batch: &TrainBatch,
         vectors: Option<&Tensor>,
-        width: usize,
         weight: f64,
     ) -> Result<Option<(Measured, Tensor)>> {
-        let (own, group_size) = (share.own, share.group_size);
+        let (own, group_size, width) = (share.own, share.group_size, model.config().hidden_size);
         let lengths = share.passage_floats(width);
         let all = {
             let own_floats = vectors.map(read).transpose()?;
@@ -184,7 +184,7 @@ impl Embedding {
             no_in_batch_neg: false,
             teacher_scores: teacher.as_ref(),
         };
-        let output = contrastive_share(&self.loss, &inputs, share.first)?;
+        let output = contrastive_at(&place(model), &self.loss, &inputs, share.first)?;
         let measured = measure(share, &output)?;
         let store = (output.total * (weight * share.weight()))?.backward()?;
         let gradient = |of: &Var| -> Result<Tensor> {

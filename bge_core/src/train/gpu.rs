@@ -1,20 +1,23 @@
 //! The half of a step that happens on a GPU: loss scaling, the sum over the ranks, the norm, the update, and the moments.
 //!
 //! Ranks hold equal weights and gradients. With `zero_stage` 1 each has the moments of its block of the flat buffers, updates
-//! that block, and gives it to the others.
+//! that block, and gives it to the others. With stage 2 it has the gradients of that block alone: those of a layer are summed over
+//! the ranks right after its backward, in each pass. Without, they are summed in the last pass, beside the backward of the layers that
+//! follow, if the GPUs reach each other; otherwise at its end.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::between::Between;
+use super::parts::Parts;
 use super::zero::Moments;
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
 use crate::distributed::{Communicator, block, even};
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::nn::{Gradients, ParamStore, read};
+use crate::nn::{Gradients, ParamStore, Watcher, read};
 use crate::optim::AdamW;
 
 /// What gradients are first multiplied by where they are stored as f16, as torch's `GradScaler` has it.
@@ -33,9 +36,11 @@ pub(super) struct OnGpu {
     /// Steps since the scale changed.
     good: usize,
     /// The other ranks, where there are any.
-    between: Option<Between>,
+    between: Option<Arc<Between>>,
     /// The floats of each rank's block, where they share out the optimizer.
     blocks: Option<Vec<usize>>,
+    /// Who sums the gradients of each part over the ranks during the backward.
+    parts: Option<Arc<Parts>>,
 }
 
 impl OnGpu {
@@ -47,6 +52,7 @@ impl OnGpu {
             good: 0,
             between: None,
             blocks: None,
+            parts: None,
         }
     }
 
@@ -68,19 +74,42 @@ impl OnGpu {
     /// The same over a way that is there.
     pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
         let ranks = Arc::clone(between.ranks());
-        if zero_stage > 1 {
+        if zero_stage > 2 {
             bail!(
                 Unsupported,
-                "GPUs share out the optimizer at most: give `--zero_stage 1`, or train with `--devices cpu`"
+                "GPUs share out the optimizer and the gradients at most: give `--zero_stage 2`, or train with `--devices cpu`"
             );
         }
-        if zero_stage == 1 {
+        let between = Arc::new(between);
+        let mut kept = None;
+        if zero_stage > 0 {
             let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
-            self.blocks = Some(chunks.into_iter().map(|chunks| chunks * CHUNK).collect());
+            let blocks: Vec<usize> = chunks.into_iter().map(|chunks| chunks * CHUNK).collect();
+            if zero_stage == 2 {
+                let (first, length) = block(&blocks, ranks.rank());
+                self.encoder.keep_only(first..first + length)?;
+                kept = Some(blocks.clone());
+            }
+            self.blocks = Some(blocks);
             self.optimizer = None;
         }
+        let parts = Parts::new(Arc::clone(&self.encoder), Arc::clone(&between), kept);
+        self.parts = Some(Arc::new(parts));
         self.between = Some(between);
         Ok(ranks)
+    }
+
+    /// Who must know which part of the network has its gradients.
+    pub(super) fn watcher(&self) -> Option<Arc<dyn Watcher>> {
+        let parts = self.parts.as_ref();
+        parts.map(|parts| Arc::clone(parts) as Arc<dyn Watcher>)
+    }
+
+    /// Why the GPUs of the ranks do not reach each other, where they should.
+    pub(super) fn obstacle(&self) -> Result<Option<String>> {
+        self.between
+            .as_ref()
+            .map_or(Ok(None), |between| between.obstacle())
     }
 
     /// Whether all ranks must come together for the moments.
@@ -90,7 +119,17 @@ impl OnGpu {
 
     /// Forgets all gradients.
     pub(super) fn begin(&self) -> Result<()> {
+        if let Some(parts) = &self.parts {
+            parts.begin();
+        }
         self.encoder.clear_gradients(self.scale)
+    }
+
+    /// The micro-batch that follows is the last one of the step.
+    pub(super) fn last_micro_batch(&self) {
+        if let Some(parts) = &self.parts {
+            parts.last_micro_batch();
+        }
     }
 
     /// Halves the scale after a gradient that is not finite; `false` where that cannot be the reason.
@@ -101,6 +140,12 @@ impl OnGpu {
             self.scale /= 2.0;
         }
         scaled
+    }
+
+    /// Whether the last step summed gradients beside its backward.
+    #[cfg(test)]
+    pub(super) fn sums_beside(&self) -> bool {
+        self.parts.as_ref().is_some_and(|parts| parts.finish().unwrap())
     }
 
     #[cfg(test)]
@@ -122,13 +167,14 @@ impl OnGpu {
     fn live(&self, params: &ParamStore, trained: &[usize], gradients: &Gradients) -> Result<Vec<bool>> {
         let inside: Vec<bool> = self.encoder.inside().collect();
         let mut known = Vec::with_capacity(trained.len());
+        let inside = |id: usize| inside.get(id).copied().unwrap_or(false);
+        let sharing = self.parts.as_ref().filter(|parts| parts.shares_out());
         for &id in trained {
             let gradient = gradients.get(id);
-            if let Some(gradient) = gradient {
+            if let (Some(gradient), None) = (gradient, sharing) {
                 self.encoder.set_gradient(id, &read(gradient)?)?;
             }
-            let takes_part = gradient.is_some() || inside.get(id).copied().unwrap_or(false);
-            known.push(f32::from(u8::from(takes_part)));
+            known.push(f32::from(u8::from(gradient.is_some() || inside(id))));
         }
         if let Some(between) = &self.between {
             between.ranks().all_reduce(&mut known)?;
@@ -137,6 +183,14 @@ impl OnGpu {
         for (&id, known) in trained.iter().zip(known) {
             if let Some(live) = live.get_mut(id) {
                 *live = known > 0.0;
+            }
+            if let Some(parts) = sharing.filter(|_| known > 0.0 && !inside(id)) {
+                let mut floats = match gradients.get(id) {
+                    Some(gradient) => read(gradient)?.to_vec(),
+                    None => vec![0.0; self.encoder.floats(id).len()],
+                };
+                parts.ranks().all_reduce(&mut floats)?;
+                self.encoder.set_gradient(id, &floats)?;
             }
         }
         Ok(live)
@@ -151,18 +205,43 @@ impl OnGpu {
         host: &AdamW,
     ) -> Result<(f64, Vec<bool>)> {
         self.moments_of(trained, host)?;
-        let live = self.live(params, trained, gradients)?;
-        let Some(between) = &self.between else {
-            return Ok((self.optimizer()?.norm(&self.encoder, &live)?, live));
+        let summed = match &self.parts {
+            Some(parts) => parts.finish()?,
+            None => false,
         };
-        let (sums, _) = self.encoder.gradients()?;
-        for stretch in self.encoder.stretches(&live) {
-            between.sum(sums.address(), stretch)?;
+        let live = self.live(params, trained, gradients)?;
+        let join = |own: &[f64]| self.join_chunks(own);
+        let Some(between) = &self.between else {
+            return Ok((self.optimizer()?.norm(&self.encoder, &live, join)?, live));
+        };
+        if !self.parts.as_ref().is_some_and(|parts| parts.shares_out()) {
+            let left = live.iter().zip(self.encoder.inside());
+            let left: Vec<bool> = left.map(|(&live, inside)| live && !(inside && summed)).collect();
+            let sums = self.encoder.gradients()?;
+            for stretch in self.encoder.stretches(&left) {
+                between.sum(sums.at(0), stretch)?;
+            }
         }
         // Rank 0's norm is everyone's: GPUs of other kinds may round it otherwise.
-        let own = self.optimizer()?.norm(&self.encoder, &live)?;
+        let own = self.optimizer()?.norm(&self.encoder, &live, join)?;
         let all = between.ranks().gather_numbers(&[own])?;
         Ok((all.first().copied().unwrap_or(own), live))
+    }
+
+    /// A number of each chunk, where this rank has those of its block.
+    fn join_chunks(&self, own: &[f64]) -> Result<Vec<f64>> {
+        let (Some(between), Some(blocks)) = (&self.between, &self.blocks) else {
+            return Ok(own.to_vec());
+        };
+        let longest = blocks.iter().max().map_or(0, |longest| longest / CHUNK);
+        let mut padded = own.to_vec();
+        padded.resize(longest, 0.0);
+        let all = between.ranks().gather_numbers(&padded)?;
+        let chunks = all.chunks(longest.max(1)).zip(blocks);
+        Ok(chunks
+            .flat_map(|(all, floats)| all.iter().take(floats / CHUNK))
+            .copied()
+            .collect())
     }
 
     /// Updates the weights that take part; those that the CPU computes with come back to it.

@@ -121,11 +121,10 @@ impl HeadsLearning {
                 [] => None,
                 passes => Some(joined(passes, |pass| &pass.dense)?),
             };
-            let width = model.config().hidden_size;
             let part = UnifiedInputs::dense_weight(self_distill);
             let found =
                 self.embedding
-                    .loss_across(ranks, &share, batch, dense.as_ref(), width, weight * part)?;
+                    .loss_across(ranks, encoder, &share, batch, dense.as_ref(), weight * part)?;
             found.map(|(measured, gradient)| (measured.loss * part, gradient))
         } else {
             None

@@ -31,6 +31,8 @@ mod heads;
 mod joined;
 mod objective;
 mod open;
+#[cfg(any(feature = "cuda", test))]
+mod parts;
 mod policy;
 mod rank;
 mod reduce;

@@ -13,6 +13,9 @@ use super::zero::{Held, Moments, Shards};
 use crate::config::TrainingArguments;
 use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::issue::Issue;
+#[cfg(any(feature = "cuda", test))]
+use crate::issue::Severity;
 use crate::models::{Bert, CrossEncoder, M3};
 use crate::nn::{Gradients, Watcher, read, update};
 use crate::optim::{AdamW, AdamWConfig, Parameter, Schedule, clip_factor, decays, global_norm, warmup_steps};
@@ -92,10 +95,10 @@ impl Stepper {
         #[cfg(feature = "cuda")]
         let gpu = {
             let half = [arguments.fp16, arguments.bf16];
-            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32) {
-                None => None,
-                Some(placement) => {
-                    objective.encoder_mut().move_to_cuda(placement)?;
+            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32)[..] {
+                [] => None,
+                [placement, ..] => {
+                    objective.encoder_mut().move_to_cuda(&[placement])?;
                     let encoder = objective.encoder().gpu().map(Arc::clone);
                     encoder.map(|encoder| super::gpu::OnGpu::new(encoder, placement.storage))
                 }
@@ -149,11 +152,14 @@ impl Stepper {
     /// update is the same on all of them. Their weights and settings must be equal.
     ///
     /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew. On
-    /// GPUs there is stage 1 and no higher one.
+    /// GPUs there is no stage 3.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
             self.ranks = gpu.join(ranks, self.zero_stage, self.limit)?;
+            if let Some(watcher) = gpu.watcher() {
+                self.objective.watch(watcher);
+            }
             return Ok(());
         }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
@@ -181,6 +187,20 @@ impl Stepper {
             };
         }
         self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
+    }
+
+    /// Finds out how ranks on GPUs reach each other, and says so where it is the slow way. All ranks must call it.
+    pub(crate) fn meet(&self) -> Result<Option<Issue>> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(why) = self.gpu.as_ref().map_or(Ok(None), super::gpu::OnGpu::obstacle)? {
+            let message = format!("gradients go from GPU to GPU through the hosts, which is slower: {why}");
+            return Ok(Some(Issue::new(
+                "train.through_hosts",
+                Severity::Warning,
+                message,
+            )));
+        }
+        Ok(None)
     }
 
     /// Whether [`Stepper::gather`] has something to do.
@@ -361,6 +381,10 @@ impl Stepper {
         }
         let forwards = self.steps as u64 * self.micro_batches;
         for (index, &batch) in batches.iter().enumerate() {
+            #[cfg(any(feature = "cuda", test))]
+            if let Some(gpu) = self.gpu.as_ref().filter(|_| index + 1 == batches.len()) {
+                gpu.last_micro_batch();
+            }
             let place = (self.steps as u64) << 16 | index as u64;
             let dropout = random::key(self.seed, Stream::Dropout, place);
             let turn = Turn {
@@ -399,8 +423,17 @@ impl Stepper {
         if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
             let between = super::between::Between::through(nccl, encoder.flat().0);
             self.ranks = gpu.join_over(between, self.zero_stage)?;
+            if let Some(watcher) = gpu.watcher() {
+                self.objective.watch(watcher);
+            }
         }
         Ok(())
+    }
+
+    /// Whether the last step summed gradients beside its backward.
+    #[cfg(test)]
+    pub(super) fn sums_beside(&self) -> bool {
+        self.gpu.as_ref().is_some_and(super::gpu::OnGpu::sums_beside)
     }
 
     /// What gradients are multiplied by on the GPU.

@@ -314,7 +314,7 @@ impl Trainer {
         let output_dir = &self.save.output_dir;
         std::fs::create_dir_all(output_dir)
             .map_err(|error| Error::io(output_dir, "create the output folder", error))?;
-        for note in &self.notes {
+        for note in self.notes.iter().chain(&self.worker.meet()?) {
             tell(callbacks, &TrainEvent::Note(note));
         }
         tell(callbacks, &TrainEvent::Begin(&self.state));

@@ -7,6 +7,7 @@ use super::feed::Feed;
 use super::step::{StepReport, Stepper};
 use super::zero::Moments;
 use crate::error::{Error, ErrorKind, Result, bail};
+use crate::issue::Issue;
 
 /// What a rank trains with.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) enum Order {
     Weights = 2,
     /// The optimizer that is shared out goes to rank 0.
     Moments = 3,
+    /// Ranks on GPUs find out how they reach each other.
+    Meet = 4,
 }
 
 impl Order {
@@ -37,6 +40,7 @@ impl Order {
             1 => Ok(Self::Step),
             2 => Ok(Self::Weights),
             3 => Ok(Self::Moments),
+            4 => Ok(Self::Meet),
             other => bail!(Internal, "rank 0 gave the unknown order {other}"),
         }
     }
@@ -56,8 +60,15 @@ impl Worker {
                 Order::Step => self.step().map(drop)?,
                 Order::Weights => self.stepper.gather()?,
                 Order::Moments => self.stepper.moments().map(drop)?,
+                Order::Meet => self.stepper.meet().map(drop)?,
             }
         }
+    }
+
+    /// What is to be said of how the ranks reach each other, as rank 0.
+    pub(super) fn meet(&self) -> Result<Option<Issue>> {
+        self.order(Order::Meet)?;
+        self.stepper.meet()
     }
 
     /// Makes the weights of rank 0 whole until the next step, as rank 0.

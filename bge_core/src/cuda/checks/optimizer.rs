@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::cuda::encoder::{Encoder, Sizes};
+use crate::cuda::gpu::{Plain, read_values};
+use crate::cuda::kernels::CHUNK;
 use crate::cuda::optimizer::{Betas, Optimizer, Update};
 use crate::nn::{Activation, ParamStore, tensor};
 
@@ -42,6 +44,11 @@ fn encoder(storage: Storage) -> Option<(Encoder, ParamStore)> {
 
 fn whole(encoder: &Encoder) -> Optimizer {
     Optimizer::new(encoder, 0..encoder.flat().2).unwrap()
+}
+
+fn norm(encoder: &Encoder, optimizer: &Optimizer, live: &[bool]) -> f64 {
+    let join = |_: &[f64]| panic!("all gradients are here");
+    optimizer.norm(encoder, live, join).unwrap()
 }
 
 #[test]
@@ -89,7 +96,7 @@ fn a_step_is_the_formula_and_leaves_alone_what_takes_no_part() {
             squares += gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         }
     }
-    let norm = optimizer.norm(&encoder, &live).unwrap();
+    let norm = norm(&encoder, &optimizer, &live);
     assert!((norm / squares.sqrt() - 1.0).abs() < 1e-6, "{norm}");
     let update = |id: usize| Update {
         keep: 1.0 - 0.01 * id as f32,
@@ -126,11 +133,69 @@ fn a_gradient_that_is_not_finite_makes_the_norm_so() {
     let optimizer = whole(&encoder);
     encoder.clear_gradients(1.0).unwrap();
     let live = vec![true; params.len()];
-    assert_eq!(optimizer.norm(&encoder, &live).unwrap(), 0.0);
+    assert_eq!(norm(&encoder, &optimizer, &live), 0.0);
     encoder.set_gradient(0, &[1.0, f32::NAN, 2.0]).unwrap();
-    assert!(optimizer.norm(&encoder, &live).unwrap().is_nan());
+    assert!(norm(&encoder, &optimizer, &live).is_nan());
     encoder.set_gradient(0, &[1.0, f32::INFINITY, 2.0]).unwrap();
-    assert!(optimizer.norm(&encoder, &live).unwrap().is_infinite());
+    assert!(norm(&encoder, &optimizer, &live).is_infinite());
     let without: Vec<bool> = (0..params.len()).map(|id| id != 0).collect();
-    assert_eq!(optimizer.norm(&encoder, &without).unwrap(), 0.0);
+    assert_eq!(norm(&encoder, &optimizer, &without), 0.0);
+}
+
+#[test]
+fn a_stretch_of_the_gradients_is_kept_and_has_the_norm_of_all() {
+    let Some((encoder, params)) = encoder(Storage::F32) else {
+        return;
+    };
+    let live = vec![true; params.len()];
+    let tables = encoder.store.layout.part(crate::nn::Part::Tables);
+    let whole = whole(&encoder);
+    encoder.clear_gradients(2.0).unwrap();
+    let values = normal(5, tables.len());
+    let all = encoder.gradients().unwrap();
+    encoder
+        .ops
+        .gpu
+        .upload(all.at(tables.start), f32::bytes(&values))
+        .unwrap();
+    encoder.set_gradient(0, &[3.0, 4.0, 5.0]).unwrap();
+    let want = norm(&encoder, &whole, &live);
+
+    let mut sums = Vec::new();
+    // The border lies within the tables.
+    let border = tables.start + 2 * CHUNK;
+    for range in [0..border, border..tables.end] {
+        encoder.keep_only(range.clone()).unwrap();
+        encoder.clear_gradients(2.0).unwrap();
+        encoder.set_gradient(0, &[3.0, 4.0, 5.0]).unwrap();
+        // Twice half of it: what is kept adds up, and the next turn begins with zeros.
+        for _ in 0..2 {
+            let turn = encoder.gradients_of(crate::nn::Part::Tables).unwrap();
+            let found: Vec<f32> = read_values(&encoder.ops.gpu, turn.at(tables.start), tables.len()).unwrap();
+            assert!(found.iter().all(|&x| x == 0.0));
+            let half: Vec<f32> = values.iter().map(|x| x / 2.0).collect();
+            encoder
+                .ops
+                .gpu
+                .upload(turn.at(tables.start), f32::bytes(&half))
+                .unwrap();
+            encoder.keep(&turn).unwrap();
+        }
+        let kept = encoder.gradients().unwrap();
+        assert_eq!(kept.range(), range);
+        let start = range.start.max(tables.start);
+        let found: Vec<f32> = read_values(&encoder.ops.gpu, kept.at(start), range.end - start).unwrap();
+        assert_eq!(found, values[start - tables.start..range.end - tables.start]);
+        let part = Optimizer::new(&encoder, range).unwrap();
+        let got = part.norm(&encoder, &live, |own| {
+            sums.extend_from_slice(own);
+            let mut all = sums.clone();
+            all.resize(encoder.flat().2 / CHUNK, 0.0);
+            Ok(all)
+        });
+        if sums.len() == encoder.flat().2 / CHUNK {
+            assert_eq!(got.unwrap(), want);
+        }
+    }
+    assert_eq!(sums.len(), encoder.flat().2 / CHUNK);
 }

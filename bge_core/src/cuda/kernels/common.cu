@@ -100,7 +100,19 @@ __device__ inline float block_sum(float x) {
     return sum;
 }
 
-// The same in f64.
+// The largest over the block, on every thread.
+__device__ inline float block_max(float x) {
+    __shared__ float slots[WARPS];
+    x = lane_max(x, 32);
+    __syncthreads(); // an earlier one has been read
+    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = x;
+    __syncthreads();
+    float most = slots[0];
+    for (int warp = 1; warp < WARPS; warp++) most = fmaxf(most, slots[warp]);
+    return most;
+}
+
+// The same as the sum, in f64.
 __device__ inline double block_sum_wide(double x) {
     __shared__ double slots[THREADS];
     __syncthreads();

@@ -26,14 +26,16 @@ extern "C" void emulated_zero(u64 at, u64 bytes) { memset((void *)at, 0, bytes);
 
 // What `cublasGemmEx` does: all matrices are by columns, and element (row, column) of one lies at `column * stride + row`.
 extern "C" void emulated_product(const u64 *size, const u64 *places, const u64 *strides, const u64 *transposed, u64 wide,
-                                 u64 add) {
-    const elem *a = (const elem *)places[0], *b = (const elem *)places[1];
+                                 u64 exact, u64 add) {
+    auto factor = [&](u64 matrix, u64 at) {
+        return exact ? ((const float *)places[matrix])[at] : load((const elem *)places[matrix], at);
+    };
     for (u64 column = 0; column < size[1]; column++)
         for (u64 row = 0; row < size[0]; row++) {
             float sum = 0.0f;
             for (u64 k = 0; k < size[2]; k++)
-                sum += load(a, transposed[0] ? row * strides[0] + k : k * strides[0] + row) *
-                       load(b, transposed[1] ? k * strides[1] + column : column * strides[1] + k);
+                sum += factor(0, transposed[0] ? row * strides[0] + k : k * strides[0] + row) *
+                       factor(1, transposed[1] ? k * strides[1] + column : column * strides[1] + k);
             u64 at = column * strides[2] + row;
             if (wide) {
                 float *out = (float *)places[2];

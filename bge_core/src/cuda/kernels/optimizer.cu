@@ -5,6 +5,12 @@
 
 #define CHUNK 1024
 
+// Adds floats to others.
+KERNEL add_floats(const float *x, u64 count, float *sums) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) sums[i] += x[i];
+}
+
 // Sums of squares of the chunks whose parameter takes part, in f64.
 KERNEL squares(const float *gradient, const u32 *chunk_parameters, const u32 *live, double *sums) {
     double sum = 0.0;

@@ -4,6 +4,7 @@ use super::*;
 use crate::cuda::emulator::{emulator, real};
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::Variant;
+use crate::distributed::checks::{every_call, on_threads};
 use crate::distributed::{ThreadGroup, ThreadRank};
 use crate::error::ErrorKind;
 
@@ -21,43 +22,32 @@ fn ranks<T: Send>(
     }
     let gpu = emulator(Variant::new(Storage::F32, 96, 3).unwrap())?;
     let lines = ThreadGroup::create(size, LIMIT).unwrap();
-    let run = &|line: ThreadRank| {
-        let nvidia = (!without.contains(&line.rank())).then(super::fake::nvidia);
-        let nccl = Nccl::over(Arc::new(line), Arc::clone(&gpu), nvidia, limit);
-        work(&nccl).inspect_err(|error| nccl.fail(&of_rank(nccl.rank(), error)))
+    let open = |line: ThreadRank| {
+        let there = !without.contains(&line.rank());
+        let nvidia = there.then(super::fake::nvidia);
+        let nvidia = nvidia.ok_or_else(|| "there is no NCCL; install it".to_owned());
+        Ok(Arc::new(Nccl::over(
+            Arc::new(line),
+            Arc::clone(&gpu),
+            nvidia,
+            limit,
+        )))
     };
-    Some(std::thread::scope(|scope| {
-        let threads: Vec<_> = lines
-            .into_iter()
-            .map(|line| scope.spawn(move || run(line)))
-            .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    }))
+    Some(on_threads(lines, open, |nccl| work(nccl)).into_iter().collect())
 }
 
 #[test]
 fn every_call_is_that_of_the_line_below() {
     for without in [&[][..], &[1]] {
         let result = ranks(3, LIMIT, without, |nccl| {
-            let rank = nccl.rank();
             assert_eq!(nccl.reaches()?, without.is_empty());
-            let mut values: Vec<f32> = (0..7).map(|at| (at * (rank + 1)) as f32).collect();
-            nccl.all_reduce(&mut values)?;
-            assert_eq!(values, [0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0]);
-            nccl.all_reduce(&mut [])?;
-            let lengths = [2, 0, 3];
-            let own: Vec<f32> = (0..lengths[rank]).map(|at| (10 * rank + at) as f32).collect();
-            assert_eq!(nccl.all_gather(&own, &lengths)?, [0.0, 1.0, 20.0, 21.0, 22.0]);
-            let given: Vec<f32> = (0..5).map(|at| (at + rank) as f32).collect();
-            let want: [&[f32]; 3] = [&[3.0, 6.0], &[], &[9.0, 12.0, 15.0]];
-            assert_eq!(nccl.reduce_scatter(&given, &lengths)?, want[rank]);
-            let mut values = [rank as f32; 4];
-            nccl.broadcast(2, &mut values)?;
-            assert_eq!(values, [2.0; 4]);
-            assert_eq!(nccl.gather_numbers(&[rank as f64])?, [0.0, 1.0, 2.0]);
-            nccl.barrier()?;
-            assert_eq!(nccl.order(7 + rank as u32)?, 7);
-            Ok(())
+            let obstacle = nccl.obstacle()?;
+            match (without, nccl.rank()) {
+                ([], _) => assert_eq!(obstacle, None),
+                (_, 1) => assert_eq!(obstacle.as_deref(), Some("there is no NCCL; install it")),
+                _ => assert_eq!(obstacle.as_deref(), Some("rank 1 has no NCCL")),
+            }
+            every_call(nccl)
         });
         if let Some(result) = result {
             result.unwrap();
@@ -76,9 +66,18 @@ fn floats_on_the_gpus_are_summed_and_shared_where_they_are() {
         nccl.sum(memory.at(4), 2)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
         assert_eq!(got, [(nccl.rank() + 1) as f32, 6.0, 9.0]);
+        let beside = memory_of(&nccl.gpu, &[1.5_f32, 2.5])?;
+        nccl.begin_sum(beside.at(4), 1)?;
+        nccl.begin_sum(beside.address(), 1)?;
+        nccl.finish()?;
+        let got: Vec<f32> = read_values(&nccl.gpu, beside.address(), 2)?;
+        assert_eq!(got, [3.0, 5.0]);
+        nccl.sum_on(0, memory.at(8), 1)?;
+        let got: Vec<f32> = read_values(&nccl.gpu, memory.at(8), 1)?;
+        assert_eq!(got, [if nccl.rank() == 0 { 18.0 } else { 9.0 }]);
         nccl.share(1, memory.address(), 1)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
-        assert_eq!(got, [2.0, 6.0, 9.0]);
+        assert_eq!(got[..2], [2.0, 6.0]);
         Ok(())
     });
     if let Some(result) = result {

@@ -21,6 +21,7 @@ pub(super) fn nvidia() -> Arc<Nvidia> {
         comm_get_async_error,
         comm_abort,
         all_reduce,
+        reduce,
         reduce_scatter,
         all_gather,
         broadcast,
@@ -30,6 +31,7 @@ pub(super) fn nvidia() -> Arc<Nvidia> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum What {
     AllReduce,
+    Reduce(c_int),
     ReduceScatter,
     AllGather,
     Broadcast(c_int),
@@ -185,6 +187,8 @@ fn work(posts: &BTreeMap<usize, Post>) {
     for (&rank, post) in posts {
         match what {
             What::AllReduce => write(post.2, &sums),
+            What::Reduce(root) if root as usize == rank => write(post.2, &sums),
+            What::Reduce(_) => {}
             What::ReduceScatter => write(post.2, &sums[rank * count..(rank + 1) * count]),
             What::AllGather => write(post.2, &all.concat()),
             What::Broadcast(root) => write(post.2, &all[root as usize]),
@@ -202,6 +206,19 @@ extern "C" fn all_reduce(
     _: *mut c_void,
 ) -> c_int {
     post(comm, What::AllReduce, from, to, floats)
+}
+
+extern "C" fn reduce(
+    from: *const c_void,
+    to: *mut c_void,
+    floats: usize,
+    _: c_int,
+    _: c_int,
+    root: c_int,
+    comm: Handle,
+    _: *mut c_void,
+) -> c_int {
+    post(comm, What::Reduce(root), from, to, floats)
 }
 
 extern "C" fn reduce_scatter(

@@ -66,6 +66,8 @@ pub(super) struct Functions {
     pub(super) comm_get_async_error: unsafe extern "C" fn(Handle, *mut c_int) -> c_int,
     pub(super) comm_abort: unsafe extern "C" fn(Handle) -> c_int,
     pub(super) all_reduce: Reduce,
+    pub(super) reduce:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, c_int, Handle, Stream) -> c_int,
     pub(super) reduce_scatter: Reduce,
     pub(super) all_gather:
         unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Handle, Stream) -> c_int,
@@ -121,6 +123,7 @@ impl Nvidia {
             comm_get_async_error: found!(b"ncclCommGetAsyncError"),
             comm_abort: found!(b"ncclCommAbort"),
             all_reduce: found!(b"ncclAllReduce"),
+            reduce: found!(b"ncclReduce"),
             reduce_scatter: found!(b"ncclReduceScatter"),
             all_gather: found!(b"ncclAllGather"),
             broadcast: found!(b"ncclBroadcast"),
@@ -176,6 +179,8 @@ impl Nvidia {
 pub(super) enum Collective {
     /// From, to, floats.
     AllReduce(u64, u64, usize),
+    /// Root, which gets the sums, place, floats.
+    Reduce(usize, u64, usize),
     /// From, to, floats of each block.
     ReduceScatter(u64, u64, usize),
     /// From, to, floats of each block.
@@ -230,6 +235,10 @@ impl Comm {
             match collective {
                 Collective::AllReduce(from, to, floats) => {
                     (functions.all_reduce)(from as _, to as _, floats, F32, SUM, comm, stream)
+                }
+                Collective::Reduce(root, at, floats) => {
+                    let root = root as c_int;
+                    (functions.reduce)(at as _, at as _, floats, F32, SUM, root, comm, stream)
                 }
                 Collective::ReduceScatter(from, to, floats) => {
                     (functions.reduce_scatter)(from as _, to as _, floats, F32, SUM, comm, stream)

@@ -1,14 +1,17 @@
 //! Ranks over stores: one of their own, PyTorch's, and torchrun's.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::distributed::{Launcher, of_rank};
+use crate::distributed::Launcher;
+use crate::distributed::checks::{every_call, on_threads};
 
 /// Runs `work` on ranks that meet at a store of their own, or at PyTorch's where `BGE_TEST_STORE` names one.
 fn ranks<T: Send>(name: &str, size: usize, work: impl Fn(&Torchrun) -> Result<T> + Sync) -> Vec<Result<T>> {
     let place =
         std::env::var("BGE_TEST_STORE").unwrap_or_else(|_| format!("127.0.0.1:{}", host::serve(0).unwrap()));
     let (address, port) = place.split_once(':').unwrap();
-    let run = &|rank: usize| {
+    let open = |rank: usize| {
         let launched = Launched {
             launcher: Launcher::Torchrun,
             rank,
@@ -23,39 +26,15 @@ fn ranks<T: Send>(name: &str, size: usize, work: impl Fn(&Torchrun) -> Result<T>
             "LOCAL_WORLD_SIZE" => Some(size.to_string()),
             _ => None,
         };
-        let line = Torchrun::of(&launched, variable)?;
-        work(&line).inspect_err(|error| line.fail(&of_rank(rank, error)))
+        Torchrun::of(&launched, variable).map(Arc::new)
     };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..size).map(|rank| scope.spawn(move || run(rank))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
+    on_threads(0..size, open, |line| work(line))
 }
 
 #[test]
 fn every_call_brings_what_all_ranks_gave() {
     let results = ranks("calls", 3, |line| {
-        let rank = line.rank();
-        assert_eq!((line.local_rank(), line.world_size()), (rank, 3));
-        let mut values: Vec<f32> = (0..7).map(|at| (at * (rank + 1)) as f32).collect();
-        line.all_reduce(&mut values)?;
-        assert_eq!(values, [0.0, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0]);
-        line.all_reduce(&mut [])?;
-        let lengths = [2, 0, 3];
-        let own: Vec<f32> = (0..lengths[rank]).map(|at| (10 * rank + at) as f32).collect();
-        assert_eq!(line.all_gather(&own, &lengths)?, [0.0, 1.0, 20.0, 21.0, 22.0]);
-        let given: Vec<f32> = (0..5).map(|at| (at + rank) as f32).collect();
-        let want: [&[f32]; 3] = [&[3.0, 6.0], &[], &[9.0, 12.0, 15.0]];
-        assert_eq!(line.reduce_scatter(&given, &lengths)?, want[rank]);
-        let mut values = [rank as f32; 4];
-        line.broadcast(2, &mut values)?;
-        assert_eq!(values, [2.0; 4]);
-        assert_eq!(
-            line.gather_numbers(&[rank as f64, 0.5])?,
-            [0.0, 0.5, 1.0, 0.5, 2.0, 0.5]
-        );
-        line.barrier()?;
-        assert_eq!(line.order(7 + rank as u32)?, 7);
+        every_call(line)?;
         line.end()
     });
     results.into_iter().for_each(Result::unwrap);

@@ -205,6 +205,7 @@ fn products_keep_all_bits_of_an_f32() {
             b: Matrix::new(b.address(), dim).t(),
             out: Matrix::new(out.address(), rows),
             wide: false,
+            exact: true,
             add: false,
         })
         .unwrap();

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::ranks::LIMIT;
 use super::*;
 use crate::config::{FinetuneConfig, Module, PoolingMethod};
 use crate::cuda::gpu::{Arg, Gpu, Memory, Product};
+use crate::distributed::checks::on_threads;
+use crate::distributed::{Communicator, ThreadGroup};
 use crate::error::Result;
 use crate::models::Bert;
 use crate::nn::tensor;
-use crate::planner::{FullestBatch, ModelShape, PlanOptions, plan};
+use crate::planner::{FullestBatch, ModelShape, Plan, PlanOptions, plan};
 
 /// A GPU that counts the bytes that are taken.
 #[derive(Debug)]
@@ -83,9 +86,89 @@ impl Gpu for Counting {
         self.gpu.is_idle()
     }
 
+    fn enter_beside(&self) -> Result<u64> {
+        self.gpu.enter_beside()
+    }
+
+    fn is_idle_beside(&self) -> Result<bool> {
+        self.gpu.is_idle_beside()
+    }
+
     fn identity(&self) -> u64 {
         self.gpu.identity()
     }
+}
+
+/// Settings whose fullest batch has 9 texts of 420 tokens.
+fn settings(storage: Storage, gradient_checkpointing: bool, sub_batch_size: Option<usize>) -> FinetuneConfig {
+    let mut settings = FinetuneConfig::default();
+    settings.data.train_group_size = 2;
+    settings.data.query_max_len = 20;
+    settings.data.passage_max_len = 60;
+    settings.training = TrainingArguments {
+        devices: vec!["cuda".to_owned()],
+        bf16: storage == Storage::Bf16,
+        per_device_train_batch_size: 3,
+        sentence_pooling_method: PoolingMethod::Mean,
+        gradient_accumulation_steps: 1,
+        gradient_checkpointing,
+        sub_batch_size,
+        ..arguments()
+    };
+    settings
+}
+
+/// Such a batch, or a smaller one.
+fn batch_of(queries: u32, passages: u32) -> TrainBatch {
+    TrainBatch {
+        queries: texts(&[queries; 3], 1),
+        passages: texts(&[passages; 6], 2),
+        no_in_batch_neg: false,
+        teacher_scores: None,
+    }
+}
+
+fn planned(settings: &FinetuneConfig, options: &PlanOptions) -> Plan {
+    let shape = serde_json::Value::Object(config("bert", 96, 3, 0.1).raw).to_string();
+    let shape = ModelShape::parse(&shape).unwrap();
+    plan(&shape, Module::EncoderOnlyBase, settings, None, options)
+}
+
+/// A model on an emulated GPU that counts.
+fn counted(settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
+    let variant = Variant::new(storage, 96, 3).unwrap();
+    let count = Arc::new(Count::default());
+    let counting = Counting {
+        gpu: emulator(variant)?,
+        count: Arc::clone(&count),
+    };
+    let encoder = config("bert", 96, 3, 0.1);
+    let bert = model(&encoder);
+    let mut weights: std::collections::BTreeMap<_, _> = bert
+        .params()
+        .iter()
+        .map(|(name, value, _)| (name.to_owned(), value.clone()))
+        .collect();
+    let pooler = tensor(vec![0.1; 96 * 96], (96, 96)).unwrap();
+    weights.insert("pooler.dense.weight".to_owned(), pooler);
+    // The settings name a device that is not there; the encoder goes to the emulated one.
+    let on_cpu = TrainingArguments {
+        devices: Vec::new(),
+        ..settings.training.clone()
+    };
+    let bert = Bert::new(encoder, weights).unwrap();
+    let mut stepper = Stepper::new(bert, &on_cpu, 10).unwrap();
+    stepper.put_on(Arc::new(counting), variant).unwrap();
+    Some((stepper, count))
+}
+
+#[track_caller]
+fn near(what: &str, planned: u64, found: usize, most: f64) {
+    let ratio = planned as f64 / found as f64;
+    assert!(
+        (0.97..most).contains(&ratio),
+        "{what}: {planned} planned, {found} taken"
+    );
 }
 
 #[test]
@@ -97,80 +180,60 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
         (Storage::F32, false, Some(3)),
     ] {
         let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, {sub_batch_size:?}");
-        let mut settings = FinetuneConfig::default();
-        settings.data.train_group_size = 2;
-        settings.data.query_max_len = 20;
-        settings.data.passage_max_len = 60;
-        settings.training = TrainingArguments {
-            devices: vec!["cuda".to_owned()],
-            bf16: storage == Storage::Bf16,
-            per_device_train_batch_size: 3,
-            sentence_pooling_method: PoolingMethod::Mean,
-            gradient_accumulation_steps: 1,
-            gradient_checkpointing,
-            sub_batch_size,
-            ..arguments()
-        };
-        let encoder = config("bert", 96, 3, 0.1);
-        let shape = serde_json::Value::Object(encoder.raw.clone()).to_string();
-        let shape = ModelShape::parse(&shape).unwrap();
-        let options = PlanOptions::default();
-        let plan = plan(&shape, Module::EncoderOnlyBase, &settings, None, &options);
+        let settings = settings(storage, gradient_checkpointing, sub_batch_size);
+        let plan = planned(&settings, &PlanOptions::default());
         let fullest = FullestBatch {
             texts: 9,
             tokens: 420,
             longest: 60,
         };
         assert_eq!(plan.fullest_batch, fullest);
-
-        let variant = Variant::new(storage, 96, 3).unwrap();
-        let Some(gpu) = emulator(variant) else {
+        let Some((mut stepper, count)) = counted(&settings, storage) else {
             return;
         };
-        let count = Arc::new(Count::default());
-        let counting = Counting {
-            gpu,
-            count: Arc::clone(&count),
-        };
-        let bert = model(&encoder);
-        let mut weights: std::collections::BTreeMap<_, _> = bert
-            .params()
-            .iter()
-            .map(|(name, value, _)| (name.to_owned(), value.clone()))
-            .collect();
-        let pooler = tensor(vec![0.1; 96 * 96], (96, 96)).unwrap();
-        weights.insert("pooler.dense.weight".to_owned(), pooler);
-        // The settings name a device that is not there; the encoder goes to the emulated one.
-        let on_cpu = TrainingArguments {
-            devices: Vec::new(),
-            ..settings.training.clone()
-        };
-        let bert = Bert::new(encoder, weights).unwrap();
-        let mut stepper = Stepper::new(bert, &on_cpu, 10).unwrap();
-        stepper.put_on(Arc::new(counting), variant).unwrap();
-        let now = || count.now.load(Ordering::Relaxed) as f64;
-        let near = |planned: u64, found: f64, most: f64| {
-            let ratio = planned as f64 / found;
-            assert!(
-                (0.97..most).contains(&ratio),
-                "{what}: {planned} planned, {found} taken, {:?}",
-                plan.memory
-            );
-        };
-        near(plan.memory.weights, now(), 1.03);
-        let batch = TrainBatch {
-            queries: texts(&[20; 3], 1),
-            passages: texts(&[60; 6], 2),
-            no_in_batch_neg: false,
-            teacher_scores: None,
-        };
-        stepper.step(std::slice::from_ref(&batch)).unwrap();
+        let now = || count.now.load(Ordering::Relaxed);
+        near(&what, plan.memory.weights, now(), 1.03);
+        // A first step of any size takes what is held.
+        stepper.step(&[batch_of(2, 3)]).unwrap();
         let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
-        near(held, now(), 1.03);
+        near(&what, held, now(), 1.03);
         let before = now();
         count.most.store(0, Ordering::Relaxed);
-        stepper.step(&[batch]).unwrap();
-        let most = count.most.load(Ordering::Relaxed) as f64 - before;
-        near(plan.memory.activations + plan.memory.temporary, most, 1.4);
+        stepper.step(&[batch_of(20, 60)]).unwrap();
+        let most = count.most.load(Ordering::Relaxed) - before;
+        near(&what, plan.memory.activations + plan.memory.temporary, most, 1.4);
+    }
+}
+
+#[test]
+fn a_plan_is_what_ranks_hold_that_share_out_gradients() {
+    let mut settings = settings(Storage::F32, false, None);
+    for stage in [0, 1, 2] {
+        settings.training.zero_stage = stage;
+        let options = PlanOptions {
+            world_size: 2,
+            zero_stage: stage as u8,
+            ..PlanOptions::default()
+        };
+        let plan = planned(&settings, &options);
+        let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
+        let taken = ThreadGroup::create(2, LIMIT).unwrap();
+        let taken = on_threads(
+            taken,
+            |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
+            |line| {
+                let Some((mut stepper, count)) = counted(&settings, Storage::F32) else {
+                    return Ok(None);
+                };
+                stepper.join(Arc::clone(line))?;
+                stepper.step(&[batch_of(2, 3)])?;
+                Ok(Some(count.now.load(Ordering::Relaxed)))
+            },
+        );
+        for taken in taken {
+            if let Some(taken) = taken.unwrap() {
+                near(&format!("stage {stage}"), held, taken, 1.03);
+            }
+        }
     }
 }

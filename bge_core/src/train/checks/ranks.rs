@@ -9,13 +9,14 @@ use candle_core::Tensor;
 
 use super::*;
 use crate::cuda::emulator::real;
-use crate::distributed::{Communicator, Nccl, ThreadGroup, of_rank};
+use crate::distributed::checks::on_threads;
+use crate::distributed::{Communicator, Nccl, ThreadGroup, ThreadRank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Bert, CrossEncoder, M3};
 use crate::train::{MicroBatch, PairBatch};
 
 /// How long a rank waits for the others: these are emulated, on a machine that may be busy.
-const LIMIT: Duration = Duration::from_mins(20);
+pub(super) const LIMIT: Duration = Duration::from_mins(20);
 
 /// What is trained, and on which batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,18 +148,13 @@ impl Kind {
         work: impl Fn(&mut Stepper, &dyn Communicator) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         let lines = ThreadGroup::create(ranks, LIMIT)?;
-        let run = &|line: Arc<dyn Communicator>| {
+        let open = |line: ThreadRank| Ok(Arc::new(line) as Arc<dyn Communicator>);
+        let results = on_threads(lines, open, |line| {
             let mut stepper = self.stepper(arguments, storage);
-            let result = join(&mut stepper, Arc::clone(&line)).and_then(|()| work(&mut stepper, &*line));
-            result.inspect_err(|error| line.fail(&of_rank(line.rank(), error)))
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = lines
-                .into_iter()
-                .map(|line| scope.spawn(move || run(Arc::new(line))))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
+            join(&mut stepper, Arc::clone(line))?;
+            work(&mut stepper, &**line)
+        });
+        results.into_iter().collect()
     }
 
     /// Steps on this rank's shares: of two ranks the first has two queries of three in one micro-batch, and all of the other.
@@ -192,6 +188,12 @@ fn own_weights(stepper: &Stepper) -> Vec<(String, Vec<f32>)> {
         .collect()
 }
 
+/// The moments by their names in a checkpoint; all ranks call it.
+fn moments(stepper: &Stepper) -> Result<BTreeMap<String, Vec<f32>>> {
+    let moments = stepper.moments()?.into_iter();
+    Ok(moments.map(|(name, of)| (name, of.into_owned())).collect())
+}
+
 /// Whether there is an emulator.
 fn possible(storage: Storage) -> bool {
     let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
@@ -202,7 +204,7 @@ fn possible(storage: Storage) -> bool {
 fn compare(kind: Kind, arguments: &TrainingArguments, storage: Storage, tolerance: f64) {
     let run = |ranks: usize| {
         kind.world(ranks, arguments, storage, |stepper, line| {
-            let reports = kind.steps(stepper, line, 0..3)?;
+            let reports = kind.steps(stepper, line, 0..2)?;
             Ok((reports, own_weights(stepper)))
         })
         .unwrap()
@@ -237,22 +239,35 @@ fn two_gpus_train_as_one_with_the_joined_batch() {
     if !possible(Storage::F32) {
         return;
     }
-    for kind in [Kind::Embedder, Kind::Taught, Kind::Heads, Kind::Reranker] {
-        for zero_stage in [0, 1] {
-            let arguments = TrainingArguments {
-                zero_stage,
-                ..kind.arguments()
-            };
-            compare(kind, &arguments, Storage::F32, 2e-4);
-        }
+    // That the stages have the same bits is a test of its own.
+    let stages = [
+        (Kind::Embedder, 0),
+        (Kind::Taught, 1),
+        (Kind::Heads, 2),
+        (Kind::Reranker, 2),
+    ];
+    for (kind, zero_stage) in stages {
+        let arguments = TrainingArguments {
+            zero_stage,
+            ..kind.arguments()
+        };
+        compare(kind, &arguments, Storage::F32, 2e-4);
     }
     let sub_batches = TrainingArguments {
         sub_batch_size: Some(2),
         gradient_checkpointing: true,
         fix_position_embedding: true,
+        zero_stage: 2,
         ..Kind::Embedder.arguments()
     };
     compare(Kind::Embedder, &sub_batches, Storage::F32, 2e-4);
+    // The heads alone: no rank waits for gradients of the encoder, also not one without queries.
+    let heads_alone = TrainingArguments {
+        fix_encoder: true,
+        zero_stage: 2,
+        ..Kind::Heads.arguments()
+    };
+    compare(Kind::Heads, &heads_alone, Storage::F32, 2e-4);
 }
 
 #[test]
@@ -270,28 +285,33 @@ fn two_gpus_in_half_precision_agree_too() {
 }
 
 #[test]
-fn sharing_out_the_optimizer_changes_no_bit() {
+fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
     if !possible(Storage::Bf16) {
         return;
     }
-    let run = |zero_stage: usize| {
+    let run = |zero_stage: usize, micro_batches: usize| {
         let arguments = TrainingArguments {
             zero_stage,
+            gradient_accumulation_steps: micro_batches,
             ..Kind::Reranker.arguments()
         };
         let kind = Kind::Reranker;
         kind.world(2, &arguments, Storage::Bf16, |stepper, line| {
-            let reports = kind.steps(stepper, line, 0..3)?;
-            let moments = stepper.moments()?.into_iter();
-            let moments: BTreeMap<_, _> = moments.map(|(name, of)| (name, of.into_owned())).collect();
-            Ok((reports, own_weights(stepper), moments))
+            let share = if line.rank() == 0 { 0..2 } else { 2..3 };
+            let reports = match micro_batches {
+                1 => vec![stepper.step(&[kind.micro(0, share)])?],
+                _ => kind.steps(stepper, line, 0..2)?,
+            };
+            Ok((reports, own_weights(stepper), moments(stepper)?))
         })
         .unwrap()
     };
-    let (whole, mut shared) = (run(0), run(1));
+    let (whole, mut shared) = (run(0, 2), run(1, 2));
     assert_eq!(whole[0], shared[0]);
     // Rank 0 alone brings the moments together.
     assert_eq!(std::mem::take(&mut shared[1].2), BTreeMap::new());
+    // Gradients that are summed in every pass add up in another order, if there are several.
+    assert_eq!(run(0, 1)[0], run(2, 1)[0]);
 }
 
 /// Joins through a NCCL that is none.
@@ -307,20 +327,24 @@ fn gpus_that_reach_each_other_train_as_through_their_hosts() {
         return;
     }
     let (kind, storage) = (Kind::Embedder, Storage::Bf16);
-    for zero_stage in [0, 1] {
+    for (zero_stage, sub_batch_size) in [(0, None), (0, Some(2)), (1, None), (2, Some(2))] {
         let arguments = TrainingArguments {
             zero_stage,
+            sub_batch_size,
             ..kind.arguments()
         };
-        let steps = |stepper: &mut Stepper, line: &dyn Communicator| {
-            let reports = kind.steps(stepper, line, 0..2)?;
-            let moments: Vec<_> = stepper.moments()?.into_keys().collect();
-            Ok((reports, own_weights(stepper), moments))
+        let steps = |reach: bool| {
+            move |stepper: &mut Stepper, line: &dyn Communicator| {
+                let reports = kind.steps(stepper, line, 0..2)?;
+                assert_eq!(stepper.sums_beside(), reach && zero_stage < 2);
+                let moments: Vec<_> = stepper.moments()?.into_keys().collect();
+                Ok((reports, own_weights(stepper), moments))
+            }
         };
-        let host = kind.world(2, &arguments, storage, steps).unwrap();
-        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps);
+        let host = kind.world(2, &arguments, storage, steps(false)).unwrap();
+        let gpus = kind.world_over(2, &arguments, storage, join_through_gpus, steps(true));
         // The sum of two numbers has one order.
-        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}");
+        assert_eq!(host, gpus.unwrap(), "stage {zero_stage}, {sub_batch_size:?}");
     }
 }
 
@@ -329,32 +353,36 @@ fn any_number_of_gpus_goes_on_from_any_other() {
     if !possible(Storage::F32) {
         return;
     }
-    let kind = Kind::Heads;
+    let kind = Kind::Reranker;
     let with = |zero_stage: usize| TrainingArguments {
         zero_stage,
         ..kind.arguments()
     };
-    let whole = kind.world(1, &with(0), Storage::F32, |stepper, line| {
-        kind.steps(stepper, line, 0..4)
-    });
-    let whole = whole.unwrap().remove(0);
-    for (before, after, zero_stage) in [(2, 1, 1), (1, 2, 1), (2, 2, 0)] {
-        let saved = kind.world(before, &with(zero_stage), Storage::F32, |stepper, line| {
-            kind.steps(stepper, line, 0..2)?;
-            let moments = stepper.moments()?.into_iter();
-            let moments: BTreeMap<_, _> = moments.map(|(name, of)| (name, of.into_owned())).collect();
-            Ok((own_weights(stepper), moments, stepper.optimizer().state_steps()))
+    // A step, what a checkpoint would hold, and the steps after it.
+    let run = |ranks: usize, zero_stage: usize, end: u32| {
+        let result = kind.world(ranks, &with(zero_stage), Storage::F32, |stepper, line| {
+            kind.steps(stepper, line, 0..1)?;
+            let counts = stepper.optimizer().state_steps();
+            let saved = (own_weights(stepper), moments(stepper)?, counts);
+            Ok((saved, kind.steps(stepper, line, 1..end)?))
         });
-        let (weights, moments, counts) = saved.unwrap().remove(0);
+        result.unwrap().remove(0)
+    };
+    let (alone, whole) = run(1, 0, 3);
+    for (before, after, zero_stage) in [(2, 1, 1), (1, 2, 2), (2, 2, 0)] {
+        let (weights, moments, counts) = match before {
+            1 => alone.clone(),
+            _ => run(before, zero_stage, 1).0,
+        };
         let rest = kind.world(after, &with(zero_stage), Storage::F32, |stepper, line| {
             let params = stepper.model().params().clone();
             for (id, ((_, floats), (_, value, _))) in weights.iter().zip(params.iter()).enumerate() {
                 stepper.set_weight(id, value, floats)?;
             }
-            stepper.resume(2).load_state(moments.clone(), &counts)?;
-            kind.steps(stepper, line, 2..4)
+            stepper.resume(1).load_state(moments.clone(), &counts)?;
+            kind.steps(stepper, line, 1..3)
         });
-        for (want, got) in whole[2..].iter().zip(&rest.unwrap()[0]) {
+        for (want, got) in whole.iter().zip(&rest.unwrap()[0]) {
             assert!(
                 (want.loss - got.loss).abs() < 1e-3 * want.loss,
                 "{before} to {after}: {want:?} {got:?}"
@@ -403,18 +431,16 @@ fn every_rank_lowers_the_scale_when_one_overflows() {
 }
 
 #[test]
-fn gpus_refuse_to_share_out_more_than_the_optimizer() {
+fn gpus_refuse_to_share_out_the_weights() {
     if !possible(Storage::F32) {
         return;
     }
     let kind = Kind::Embedder;
-    for zero_stage in [2, 3] {
-        let arguments = TrainingArguments {
-            zero_stage,
-            ..kind.arguments()
-        };
-        let result = kind.world(2, &arguments, Storage::F32, |_, _| Ok(()));
-        let error = result.unwrap_err();
-        assert!(error.to_string().contains("--zero_stage 1"), "{error}");
-    }
+    let arguments = TrainingArguments {
+        zero_stage: 3,
+        ..kind.arguments()
+    };
+    let result = kind.world(2, &arguments, Storage::F32, |_, _| Ok(()));
+    let error = result.unwrap_err();
+    assert!(error.to_string().contains("--zero_stage 2"), "{error}");
 }

@@ -1,0 +1,118 @@
+//! Gradients on GPUs that are summed over the ranks part by part, while the backward runs.
+//!
+//! Where the ranks share them out (`zero_stage` 2) that is in every pass, and each rank keeps its block. Where each holds all of
+//! them, it is in the last pass of a step, beside the backward of the parts that follow.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::between::Between;
+use crate::cuda::Encoder;
+use crate::distributed::Communicator;
+use crate::error::Result;
+use crate::nn::{Gradients, Part, Watcher};
+
+/// Hears which part has its gradients.
+#[derive(Debug)]
+pub(super) struct Parts {
+    encoder: Arc<Encoder>,
+    between: Arc<Between>,
+    /// The floats of each rank's block, where the ranks share gradients out.
+    blocks: Option<Vec<usize>>,
+    step: Mutex<Step>,
+}
+
+/// Where a step stands.
+#[derive(Debug, Default)]
+struct Step {
+    last_micro_batch: bool,
+    /// Passes that this micro-batch has still to make, this one among them.
+    passes: usize,
+    /// Whether sums were begun beside the backward.
+    begun: bool,
+}
+
+impl Parts {
+    pub(super) fn new(encoder: Arc<Encoder>, between: Arc<Between>, blocks: Option<Vec<usize>>) -> Self {
+        Self {
+            encoder,
+            between,
+            blocks,
+            step: Mutex::default(),
+        }
+    }
+
+    fn step(&self) -> MutexGuard<'_, Step> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ranks(&self) -> &Arc<dyn Communicator> {
+        self.between.ranks()
+    }
+
+    /// Whether each rank keeps a block of the gradients alone.
+    pub(super) fn shares_out(&self) -> bool {
+        self.blocks.is_some()
+    }
+
+    /// A step begins.
+    pub(super) fn begin(&self) {
+        *self.step() = Step::default();
+    }
+
+    /// What follows is the last micro-batch of the step.
+    pub(super) fn last_micro_batch(&self) {
+        self.step().last_micro_batch = true;
+    }
+
+    /// The backward of a step is over: waits for the sums that run beside it. Whether there were any; then all parts are summed.
+    pub(super) fn finish(&self) -> Result<bool> {
+        let begun = self.step().begun;
+        if begun {
+            self.between.finish()?;
+        }
+        Ok(begun)
+    }
+}
+
+impl Watcher for Parts {
+    fn enter(&self, _: Part) -> Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self, _: Part) -> Result<()> {
+        Ok(())
+    }
+
+    fn collect(&self, part: Part, _: &mut Gradients) -> Result<()> {
+        let mut step = self.step();
+        if part == Part::Rest {
+            // The end of a pass. Heads are the CPU's, and have their turn at the end of the step.
+            step.passes = step.passes.saturating_sub(1);
+            return Ok(());
+        }
+        let floats = self.encoder.trained_part(part);
+        if floats.is_empty() {
+            return Ok(());
+        }
+        if let Some(blocks) = &self.blocks {
+            let turn = self.encoder.gradients_of(part)?;
+            self.between.sum_blocks(turn.at(floats.start), floats, blocks)?;
+            return self.encoder.keep(&turn);
+        }
+        if step.last_micro_batch && step.passes == 1 && self.between.runs_beside()? {
+            step.begun = true;
+            self.between.begin_sum(self.encoder.gradients()?.at(0), floats)?;
+        }
+        Ok(())
+    }
+
+    fn passes(&self, own: usize) -> Result<usize> {
+        let mut passes = own;
+        if self.shares_out() || self.between.runs_beside()? {
+            let all = self.ranks().gather_numbers(&[own as f64])?;
+            passes = all.into_iter().fold(0.0, f64::max) as usize;
+        }
+        self.step().passes = passes;
+        Ok(passes)
+    }
+}
