@@ -220,6 +220,10 @@ impl Bert {
     }
 
     /// The GPUs that it computes on; 0 where the CPU does.
+    #[cfg_attr(
+        not(any(feature = "cuda", test)),
+        expect(clippy::unused_self, reason = "this build has none")
+    )]
     pub(crate) fn gpu_count(&self) -> usize {
         #[cfg(any(feature = "cuda", test))]
         return self.gpus.len();

@@ -190,6 +190,14 @@ impl Stepper {
     }
 
     /// Finds out how ranks on GPUs reach each other, and says so where it is the slow way. All ranks must call it.
+    #[cfg_attr(
+        not(any(feature = "cuda", test)),
+        expect(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "only GPUs have something to find out"
+        )
+    )]
     pub(crate) fn meet(&self) -> Result<Option<Issue>> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(why) = self.gpu.as_ref().map_or(Ok(None), super::gpu::OnGpu::obstacle)? {
