@@ -92,6 +92,22 @@ impl Bound {
         }
     }
 
+    /// The same where both vectors are stretched to [`LENGTH`](super::integers::LENGTH), rows by the greatest norm of their block,
+    /// and rounded to whole numbers.
+    ///
+    /// Rounding moves each number by half at most, and so a vector by half the root of `dim`. The sum is exact; it is rounded when it
+    /// becomes an f32, and when it is multiplied by a factor that is rounded.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn with_integers(dim: usize, query: f64) -> Self {
+        let rounded = 1.01 * (dim as f64).sqrt() / (2.0 * super::integers::LENGTH);
+        let longer = 1.0 + rounded;
+        let bound = Self::new(dim + 4, query * longer * longer);
+        Self {
+            slope: bound.slope + (longer * longer - 1.0) * query,
+            least: bound.least,
+        }
+    }
+
     /// How far the score of a row of this norm can be from the truth.
     #[inline]
     pub(super) fn error(self, row: f64) -> f64 {

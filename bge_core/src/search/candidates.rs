@@ -92,10 +92,23 @@ impl Candidates {
     }
 }
 
+/// Who looks through the rows first, less exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scout {
+    /// Nobody: the vector unit scores in f32.
+    Nobody,
+    /// The matrix unit, in bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Matrix,
+    /// The vector unit, in whole numbers of 16 bits.
+    #[cfg(target_arch = "x86_64")]
+    Integers,
+}
+
 /// What all queries of a search share.
 pub(super) struct Judge<'s> {
-    /// Whether the matrix unit proposes.
-    pub matrix: bool,
+    /// Who proposes.
+    pub scout: Scout,
     /// The rows.
     pub rows: Rows<'s>,
     /// For each block of rows the greatest norm.
@@ -109,6 +122,11 @@ pub(super) struct Judge<'s> {
 }
 
 impl Judge<'_> {
+    /// The greatest norm of a block.
+    pub(super) fn norm_of(&self, block: usize) -> f64 {
+        self.norms.get(block).copied().unwrap_or(f64::INFINITY)
+    }
+
     /// Candidates that are kept before they are cut.
     fn room(&self) -> usize {
         (2 * self.k).max(64)
@@ -149,10 +167,7 @@ impl Judge<'_> {
             *floor = floor.max(f64::from(*kth));
         }
         let (floor, bound) = (*floor, *bound);
-        let error = |id: u32| {
-            let norm = self.norms.get(id as usize / BLOCK_ROWS).copied();
-            bound.error(norm.unwrap_or(f64::INFINITY))
-        };
+        let error = |id: u32| bound.error(self.norm_of(id as usize / BLOCK_ROWS));
         pending.retain(|row| f64::from(row.least) + 2.0 * error(row.id) >= floor);
         if pending.len() + best.len() >= self.room() / 2 + self.k {
             candidates.settled += candidates.pending.len();

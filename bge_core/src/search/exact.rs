@@ -5,33 +5,37 @@
 //! written. What passes is kept with its error bound ([`bounds`](super::bounds)), and scored in f64 in the end, or when it
 //! becomes too much (a corpus of copies).
 //!
-//! Where the processor has a matrix unit, it proposes ([`amx`](super::amx)), and the vector unit takes over where bfloat16
-//! cannot tell the rows apart.
+//! Where the processor has a matrix unit, it proposes in bfloat16 ([`amx`](super::amx)); with 256-bit vectors, whole numbers of 16 bits
+//! do ([`integers`](super::integers)). The vector unit takes over in f32 where these cannot tell the rows apart.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
-use super::bounds::{Bound, norm};
-use super::candidates::{Candidates, Judge, Query};
-use super::kernel::{Level, Tile, tile};
+use super::bounds::norm;
+use super::candidates::{Candidates, Judge, Query, Scout};
+use super::kernel::Level;
+use super::scan::scan;
 use super::store::BLOCK_ROWS;
 use super::{Hit, Rows, SearchIndex, check_queries, not_finite};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, integers};
 use crate::error::{Result, bail};
 
 /// Bytes of packed queries that stay in the cache of a core beside the rows that pass through.
 const CACHE: usize = 800 << 10;
 /// The same for the matrix unit: processors that have it have larger caches.
+#[cfg(target_arch = "x86_64")]
 const MATRIX_CACHE: usize = 1400 << 10;
 /// Queries whose candidates are in memory at once.
 const MOST_QUERIES: usize = 1 << 13;
-/// Queries of a panel of the matrix unit.
-const MATRIX_WIDTH: usize = 32;
 /// Queries of a group are a multiple of this: of the narrowest panel, or half a panel of the matrix unit.
 const LANES: usize = 16;
+/// Fewer queries than these are not worth packing the rows.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 8;
 /// Vectors shorter than this do not become infinite in bfloat16.
+#[cfg(target_arch = "x86_64")]
 const FITS_BFLOAT16: f64 = 1e37;
 /// Blocks after which the memory of stored rows is given back, if they are more than this.
 const RESIDENT: usize = 128 << 20;
@@ -47,22 +51,31 @@ pub struct Exact<'a> {
     norms: Vec<f64>,
     places: Option<Vec<u32>>,
     level: Level,
-    /// Whether the matrix unit proposes.
-    matrix: bool,
+    /// Who proposes, where the numbers allow it.
+    scout: Scout,
+}
+
+/// The best one of this machine.
+fn scout(level: Level) -> Scout {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        _ if amx::detect() => Scout::Matrix,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => Scout::Integers,
+        _ => Scout::Nobody,
+    }
 }
 
 impl<'a> Exact<'a> {
     /// Reads all rows once, and fails at the first that is not finite.
     pub fn new(rows: Rows<'a>) -> Result<Self> {
+        let level = Level::detect();
         Ok(Self {
             norms: block_norms(&rows)?,
             rows,
             places: None,
-            level: Level::detect(),
-            #[cfg(target_arch = "x86_64")]
-            matrix: amx::detect(),
-            #[cfg(not(target_arch = "x86_64"))]
-            matrix: false,
+            level,
+            scout: scout(level),
         })
     }
 
@@ -82,124 +95,48 @@ impl<'a> Exact<'a> {
         Ok(self)
     }
 
-    /// Candidates of the queries of one group in some of the blocks of rows.
-    fn scan(&self, judge: &Judge, queries: &[Query], blocks: Range<usize>) -> Vec<Candidates> {
-        let dim = self.rows.dim();
-        let bound = |query: &Query| Bound::new(dim, query.norm);
-        #[cfg(target_arch = "x86_64")]
-        if judge.matrix
-            && let Some(unit) = amx::Unit::new()
-        {
-            let mut group = Group::new(judge, queries, |query| Bound::with_bfloat16(dim, query.norm));
-            let stopped = self.scan_with_matrices(&unit, &mut group, blocks.clone());
-            if stopped < blocks.end {
-                group.turn_to(bound);
-                self.scan_with_vectors(&mut group, stopped..blocks.end);
-            }
-            return group.candidates;
-        }
-        let mut group = Group::new(judge, queries, bound);
-        self.scan_with_vectors(&mut group, blocks);
-        group.candidates
-    }
-
-    fn scan_with_vectors(&self, group: &mut Group, blocks: Range<usize>) {
-        let dim = self.rows.dim();
-        let panels = pack(self.level, group.queries, dim);
-        let mut out = Tile::new();
-        let mut scratch = Vec::new();
-        for block in blocks {
-            let range = block_range(block, self.rows.len());
-            group.enter(self.norm_of(block));
-            let rows = self.rows.slice(range.clone(), &mut scratch);
-            let step = self.level.rows() * dim;
-            let strip = self.level.strip(dim) * dim;
-            for (index, here) in rows.chunks(strip).enumerate() {
-                let next = rows.get((index + 1) * strip..).unwrap_or_default();
-                let tiles = here.len().div_ceil(step);
-                let share = strip.div_ceil(panels.len() * tiles);
-                for (number, panel) in panels.iter().enumerate() {
-                    let lanes = panel.first..panel.first + panel.width;
-                    for (place, few) in here.chunks(step).enumerate() {
-                        let next = next.get((number * tiles + place) * share..).unwrap_or_default();
-                        let next = next.get(..share).unwrap_or(next);
-                        let limits = &group.thresholds[lanes.clone()];
-                        if tile(self.level, few, next, &panel.numbers, limits, &mut out) {
-                            let first = range.start + (index * strip + place * step) / dim;
-                            group.take(&out, first, few.len() / dim, panel.first, panel.width);
-                        }
-                    }
-                }
-            }
-            release(&self.rows, block, range);
-        }
-    }
-
-    /// The same in bfloat16; stops where too many rows cannot be told apart, and says at which block.
+    /// Who proposes for these queries.
     #[cfg(target_arch = "x86_64")]
-    fn scan_with_matrices(&self, unit: &amx::Unit, group: &mut Group, blocks: Range<usize>) -> usize {
-        let dim = self.rows.dim();
-        let strip = amx::packed(dim);
-        let panels: Vec<Vec<u16>> = group
-            .queries
-            .chunks(amx::STRIP)
-            .map(|queries| {
-                let mut panel = vec![0; strip];
-                for (lane, query) in queries.iter().enumerate() {
-                    amx::pack_query(lane, query.scaled(), &mut panel);
-                }
-                panel
-            })
-            .collect();
-        let mut out = Tile::new();
-        let (mut scratch, mut packed) = (Vec::new(), Vec::new());
-        for block in blocks.clone() {
-            let range = block_range(block, self.rows.len());
-            // A row scored in f64 costs as much as about sixteen scored by vectors: a half of what they would take.
-            let scanned = (block - blocks.start) * BLOCK_ROWS * group.queries.len();
-            if (block - blocks.start) % 16 == 15 && group.settled() * 32 > scanned {
-                return block;
+    fn scout_for(&self, queries: &[Query]) -> Scout {
+        let mut norms = queries
+            .iter()
+            .map(|query| query.norm)
+            .chain(self.norms.iter().copied());
+        let fits = match self.scout {
+            Scout::Matrix => norms.all(|norm| norm < FITS_BFLOAT16),
+            Scout::Integers => {
+                queries.len() >= FEW && self.rows.dim() <= integers::MOST_DIM && norms.all(integers::fits)
             }
-            group.enter(self.norm_of(block));
-            amx::pack_rows(self.rows.slice(range.clone(), &mut scratch), dim, &mut packed);
-            for (index, here) in packed.chunks(strip).enumerate() {
-                let first = range.start + index * amx::STRIP;
-                for (panel, lane) in panels.iter().zip((0..).step_by(amx::STRIP)) {
-                    let limits = &group.thresholds[lane..lane + amx::STRIP];
-                    if unit.tile(here, panel, limits, &mut out) {
-                        group.take(&out, first, range.end - first, lane, amx::STRIP);
-                    }
-                }
-            }
-            release(&self.rows, block, range);
-        }
-        blocks.end
+            Scout::Nobody => false,
+        };
+        if fits { self.scout } else { Scout::Nobody }
     }
 
-    fn norm_of(&self, block: usize) -> f64 {
-        self.norms.get(block).copied().unwrap_or(f64::INFINITY)
+    #[cfg(not(target_arch = "x86_64"))]
+    fn scout_for(&self, _: &[Query]) -> Scout {
+        Scout::Nobody
     }
 
     /// The lists of some queries: blocks of queries times parts of the rows, as many as there are threads.
     fn search_some(&self, queries: &[f32], k: usize) -> Vec<Vec<Hit>> {
         let dim = self.rows.dim();
         let most = self.norms.iter().copied().fold(0.0, f64::max);
-        let mut judge = Judge {
-            matrix: self.matrix,
+        let queries = Query::all(queries, dim, most);
+        let judge = Judge {
+            scout: self.scout_for(&queries),
             rows: self.rows,
             norms: &self.norms,
             places: self.places.as_deref(),
             k,
             level: self.level,
         };
-        let queries = Query::all(queries, dim, most);
-        let longest = queries.iter().map(|query| query.norm).fold(most, f64::max);
-        judge.matrix &= longest < FITS_BFLOAT16;
         let threads = rayon::current_num_threads();
-        let (widest, bytes, cache) = if judge.matrix {
-            (MATRIX_WIDTH, size_of::<u16>(), MATRIX_CACHE)
-        } else {
-            (self.level.width(usize::MAX), size_of::<f32>(), CACHE)
+        let (widest, bytes, cache) = match judge.scout {
+            Scout::Nobody => (self.level.width(usize::MAX), size_of::<f32>(), CACHE),
+            #[cfg(target_arch = "x86_64")]
+            Scout::Matrix => (amx::STRIP, size_of::<u16>(), MATRIX_CACHE),
+            #[cfg(target_arch = "x86_64")]
+            Scout::Integers => (integers::WIDTH, size_of::<i16>(), CACHE),
         };
         let room = (cache / (widest * dim * bytes)).max(1);
         // A group for each thread before rows are parted: every part has candidates of its own to settle.
@@ -218,11 +155,8 @@ impl<'a> Exact<'a> {
                 let found: Vec<Vec<Candidates>> = (0..parts)
                     .into_par_iter()
                     .map(|i| {
-                        self.scan(
-                            &judge,
-                            queries,
-                            (i * part).min(blocks)..((i + 1) * part).min(blocks),
-                        )
+                        let own = (i * part).min(blocks)..((i + 1) * part).min(blocks);
+                        scan(&judge, queries, own)
                     })
                     .collect();
                 let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
@@ -316,110 +250,6 @@ pub(super) fn release_all(rows: &Rows) {
     }
 }
 
-/// Some queries on their way through the rows.
-struct Group<'g> {
-    judge: &'g Judge<'g>,
-    queries: &'g [Query<'g>],
-    candidates: Vec<Candidates>,
-    /// For each query how far its scores with the rows of the block can be from the truth.
-    errors: Vec<f64>,
-    /// For each query, and those of zeros that fill a panel up, the f32 score to reach.
-    thresholds: Vec<f32>,
-}
-
-impl<'g> Group<'g> {
-    fn new(judge: &'g Judge<'g>, queries: &'g [Query<'g>], bound: impl Fn(&Query) -> Bound) -> Self {
-        Self {
-            judge,
-            queries,
-            candidates: queries
-                .iter()
-                .map(|query| Candidates::new(bound(query)))
-                .collect(),
-            errors: vec![0.0; queries.len()],
-            thresholds: vec![f32::INFINITY; queries.len() + 2 * MATRIX_WIDTH],
-        }
-    }
-
-    /// Sets the thresholds for a block of this greatest norm.
-    fn enter(&mut self, norm: f64) {
-        for ((candidates, error), threshold) in self
-            .candidates
-            .iter()
-            .zip(&mut self.errors)
-            .zip(&mut self.thresholds)
-        {
-            *error = candidates.error(norm);
-            *threshold = candidates.threshold(*error);
-        }
-    }
-
-    /// Takes what passes of a tile of `rows` rows from `first` on with `width` queries from `lane` on.
-    fn take(&mut self, out: &Tile, first: usize, rows: usize, lane: usize, width: usize) {
-        for (r, bits) in out.passes.iter().enumerate().take(rows.min(out.passes.len())) {
-            let mut bits = *bits;
-            while bits != 0 {
-                let at = bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                let (q, score) = (lane + at, out.scores[r * width + at]);
-                let (query, error) = (&self.queries[q], self.errors[q]);
-                let candidates = &mut self.candidates[q];
-                if self
-                    .judge
-                    .offer(query, candidates, (first + r) as u32, score, error)
-                {
-                    self.thresholds[q] = candidates.threshold(error);
-                }
-            }
-        }
-    }
-
-    /// Rows that were scored in f64 before the end.
-    #[cfg(target_arch = "x86_64")]
-    fn settled(&self) -> usize {
-        self.candidates.iter().map(Candidates::settled).sum()
-    }
-
-    /// Goes on with scores of another bound.
-    #[cfg(target_arch = "x86_64")]
-    fn turn_to(&mut self, bound: impl Fn(&Query) -> Bound) {
-        for (query, candidates) in self.queries.iter().zip(&mut self.candidates) {
-            self.judge.turn_to(query, candidates, bound(query));
-        }
-    }
-}
-
-/// Some queries, packed.
-struct Panel {
-    /// Index of its first query in the block.
-    first: usize,
-    /// Queries of it, with those of zeros that fill it up.
-    width: usize,
-    /// `[dim, width]`, scaled.
-    numbers: Vec<f32>,
-}
-
-fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
-    let mut panels = Vec::new();
-    let mut first = 0;
-    while first < queries.len() {
-        let width = level.width(queries.len() - first);
-        let mut numbers = vec![0.0; dim * width];
-        for (lane, query) in queries[first..].iter().take(width).enumerate() {
-            for (slots, x) in numbers.chunks_exact_mut(width).zip(query.scaled()) {
-                slots[lane] = x;
-            }
-        }
-        panels.push(Panel {
-            first,
-            width,
-            numbers,
-        });
-        first += width;
-    }
-    panels
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,7 +283,12 @@ mod tests {
             let expected: Vec<_> = queries.chunks(dim).map(|query| naive(&rows, query, k)).collect();
             let mut index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
             assert!(index.search(&queries, k).unwrap() == expected, "rows of {dim}");
-            index.matrix = false;
+            #[cfg(target_arch = "x86_64")]
+            if integers::detect() {
+                index.scout = Scout::Integers;
+                assert!(index.search(&queries, k).unwrap() == expected, "integers, rows of {dim}");
+            }
+            index.scout = Scout::Nobody;
             for level in Level::all() {
                 index.level = level;
                 assert!(
@@ -461,40 +296,6 @@ mod tests {
                     "{level:?}, rows of {dim}"
                 );
             }
-        }
-    }
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn vectors_take_over_where_bfloat16_cannot_tell_rows_apart() {
-        let Some(unit) = amx::Unit::new() else {
-            return; // not this processor
-        };
-        let (dim, count) = (16, 20_000);
-        let mut draws = Draws::new(5);
-        for (noise, takes_over) in [(1e-3, true), (1.0, false)] {
-            let rows: Vec<f32> = (0..count * dim)
-                .map(|_| (1.0 + noise * draws.normal()) as f32)
-                .collect();
-            let index = Exact::new(Rows::Memory { data: &rows, dim }).unwrap();
-            let judge = Judge {
-                matrix: true,
-                rows: index.rows,
-                norms: &index.norms,
-                places: None,
-                k: 20,
-                level: index.level,
-            };
-            let query = Query {
-                numbers: &rows[..dim],
-                scale: 1.0,
-                norm: norm(&rows[..dim]).unwrap(),
-            };
-            let queries = [query];
-            let mut group = Group::new(&judge, &queries, |query| Bound::with_bfloat16(dim, query.norm));
-            let blocks = count.div_ceil(BLOCK_ROWS);
-            let stopped = index.scan_with_matrices(&unit, &mut group, 0..blocks);
-            assert_eq!(stopped < blocks, takes_over, "noise {noise}");
         }
     }
 }

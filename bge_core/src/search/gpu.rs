@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::bounds::Bound;
-use super::candidates::{Candidates, Judge, Query};
+use super::candidates::{Candidates, Judge, Query, Scout};
 use super::exact::{block_norms, block_range, release, release_all};
 use super::kernel::Level;
 use super::store::BLOCK_ROWS;
@@ -260,7 +260,7 @@ impl<'a> ExactOnGpu<'a> {
     fn search_some(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>> {
         let (dim, len) = (self.rows.dim(), self.rows.len());
         let judge = Judge {
-            matrix: false,
+            scout: Scout::Nobody,
             rows: self.rows,
             norms: &self.norms,
             places: None,

@@ -16,8 +16,11 @@ mod exact;
 mod faiss;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
+#[cfg(target_arch = "x86_64")]
+mod integers;
 mod kernel;
 mod rescore;
+mod scan;
 mod sparse;
 mod spec;
 mod store;

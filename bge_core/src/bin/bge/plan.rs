@@ -114,7 +114,8 @@ fn number<T: std::str::FromStr>(
     let Some(word) = crate::config::take_value(words, name)? else {
         return Ok(None);
     };
-    let value = word.parse().ok().filter(|value| sensible(value));
+    // `True` and `False` are the words of every other flag.
+    let value = word.to_ascii_lowercase().parse().ok().filter(|value| sensible(value));
     value
         .map(Some)
         .ok_or_else(|| vec![problem(format!("`{name}` got {word:?}, which it cannot be"))])
