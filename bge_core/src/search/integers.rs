@@ -3,7 +3,7 @@
 //! There the vector unit multiplies twice as many whole numbers as it does f32. Vectors are stretched to one length before they are
 //! rounded; what rounding takes away is part of the error bound ([`bounds`](super::bounds)), so that the lists stay the same.
 //!
-//! Numbers go in pairs, as the instruction wants them: a packed tile has 6 rows, a panel 16 queries, each pair after pair.
+//! Numbers go in pairs, as the instruction wants them: a tile has 6 rows, a panel 16 queries, pair after pair.
 
 use core::arch::x86_64::{
     _CMP_GE_OQ, _mm256_add_epi32, _mm256_cmp_ps, _mm256_cvtepi32_ps, _mm256_loadu_ps, _mm256_loadu_si256,
@@ -24,7 +24,7 @@ pub(super) const MOST_DIM: usize = 1 << 24;
 
 /// Whether the processor has the instructions.
 pub(super) fn detect() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2")
 }
 
 /// Whether vectors of this norm can be stretched, and their scores be told in f32.
@@ -34,17 +34,17 @@ pub(super) fn fits(norm: f64) -> bool {
 
 /// What stretches vectors up to this norm.
 pub(super) fn stretch(norm: f64) -> f32 {
-    if norm == 0.0 {
-        0.0
-    } else {
-        (LENGTH / norm) as f32
-    }
+    if norm == 0.0 { 0.0 } else { (LENGTH / norm) as f32 }
 }
 
 /// What makes scores of sums where the vectors were stretched by these.
 pub(super) fn factor(row: f32, query: f32) -> f32 {
     let product = f64::from(row) * f64::from(query);
-    if product == 0.0 { 0.0 } else { (1.0 / product) as f32 }
+    if product == 0.0 {
+        0.0
+    } else {
+        (1.0 / product) as f32
+    }
 }
 
 /// Pairs of numbers in a row.
@@ -52,16 +52,13 @@ pub(super) const fn pairs(dim: usize) -> usize {
     dim.div_ceil(2)
 }
 
-/// Packs rows `[count, dim]` into tiles of 6, `[pairs, 6]`, with zeros for what is not there.
+/// Packs rows `[count, dim]` to `[count, pairs]`, with rows of zeros that fill the last tile up.
 pub(super) fn pack_rows(rows: &[f32], dim: usize, stretch: f32, out: &mut Vec<i32>) {
-    let tile = pairs(dim) * ROWS;
+    let pairs = pairs(dim);
     out.clear();
-    out.resize((rows.len() / dim).div_ceil(ROWS) * tile, 0);
-    for (tile, rows) in out.chunks_exact_mut(tile).zip(rows.chunks(dim * ROWS)) {
-        for (place, row) in rows.chunks_exact(dim).enumerate() {
-            let slots = tile.iter_mut().skip(place).step_by(ROWS);
-            pack(row, stretch, slots);
-        }
+    out.resize((rows.len() / dim).next_multiple_of(ROWS) * pairs, 0);
+    for (row, slots) in rows.chunks_exact(dim).zip(out.chunks_exact_mut(pairs)) {
+        pack(row, stretch, slots.iter_mut());
     }
 }
 
@@ -70,15 +67,21 @@ pub(super) fn pack_query(lane: usize, numbers: &[f32], stretch: f32, panel: &mut
     pack(numbers, stretch, panel.iter_mut().skip(lane).step_by(WIDTH));
 }
 
-fn pack<'p>(numbers: &[f32], stretch: f32, slots: impl Iterator<Item = &'p mut i32>) {
-    let whole = |x: f32| (x * stretch).round_ties_even() as i16 as u16;
-    for (pair, slot) in numbers.chunks(2).zip(slots) {
-        let second = pair.get(1).map_or(0, |x| whole(*x));
-        *slot = (u32::from(whole(pair[0])) | u32::from(second) << 16) as i32;
+fn pack<'p>(numbers: &[f32], stretch: f32, mut slots: impl Iterator<Item = &'p mut i32>) {
+    /// Next to this, the numbers that an f32 can hold are whole: the last bits of a sum are those of the rounded number.
+    const WHOLE: f32 = 3.0 * (1 << 22) as f32;
+    let whole = |x: f32| (x * stretch + WHOLE).to_bits();
+    let pair = |a: f32, b: f32| (whole(a) & 0xffff | whole(b) << 16) as i32;
+    let (pairs, last) = numbers.as_chunks();
+    for ([a, b], slot) in pairs.iter().zip(&mut slots) {
+        *slot = pair(*a, *b);
+    }
+    for (x, slot) in last.iter().zip(slots) {
+        *slot = pair(*x, 0.0);
     }
 }
 
-/// One tile: 6 packed rows with the 16 queries of a panel, whose sums are scores after multiplication with `factors`.
+/// One tile: 6 packed rows, `[6, pairs]`, with the 16 queries of a panel, whose sums are scores after multiplication with `factors`.
 ///
 /// Says whether a score reached the threshold of its query, and only then writes `out`, `[6, 16]`.
 pub(super) fn tile(rows: &[i32], panel: &[i32], factors: &[f32], thresholds: &[f32], out: &mut Tile) -> bool {
@@ -92,7 +95,7 @@ pub(super) fn tile(rows: &[i32], panel: &[i32], factors: &[f32], thresholds: &[f
         "thresholds of another panel"
     );
     #[expect(unsafe_code, reason = "vector instructions that not every processor has")]
-    // SAFETY: the instructions were detected; `rows` holds 6 numbers and `panel` 16 for each pair, `factors` and `thresholds` 16.
+    // SAFETY: the instructions were detected; `rows` holds 6 and `panel` 16 for each pair, `factors` and `thresholds` 16.
     unsafe {
         multiply(rows, panel, pairs, factors, thresholds, out)
     }
@@ -100,9 +103,9 @@ pub(super) fn tile(rows: &[i32], panel: &[i32], factors: &[f32], thresholds: &[f
 
 /// # Safety
 ///
-/// AVX2 and FMA; `rows` is `[pairs, 6]`, `panel` `[pairs, 16]`, `factors` and `thresholds` `[16]`.
+/// AVX2; `rows` is `[6, pairs]`, `panel` `[pairs, 16]`, `factors` and `thresholds` `[16]`.
 #[expect(unsafe_code, reason = "vector instructions on raw memory")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 unsafe fn multiply(
     rows: &[i32],
     panel: &[i32],
@@ -113,32 +116,21 @@ unsafe fn multiply(
 ) -> bool {
     // SAFETY: pairs are below `pairs`, rows below 6, vectors below 2: within the slices by the caller's promise. 6 * 16 scores fit.
     unsafe {
-        let (mut row, mut queries) = (rows.as_ptr(), panel.as_ptr());
+        let (rows, mut queries) = (rows.as_ptr(), panel.as_ptr());
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        macro_rules! step {
-            () => {
-                let lanes = [
-                    _mm256_loadu_si256(queries.cast()),
-                    _mm256_loadu_si256(queries.add(8).cast()),
-                ];
-                for r in 0..ROWS {
-                    let x = _mm256_set1_epi32(*row.add(r));
-                    for v in 0..2 {
-                        sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(x, lanes[v]));
-                    }
+        // One pair at a time: of several, the compiler would add the products up first, for which there are not enough registers.
+        for pair in 0..pairs {
+            let lanes = [
+                _mm256_loadu_si256(queries.cast()),
+                _mm256_loadu_si256(queries.add(8).cast()),
+            ];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = _mm256_set1_epi32(*rows.add(r * pairs + pair));
+                for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, lanes));
                 }
-                row = row.add(ROWS);
-                queries = queries.add(WIDTH);
-            };
-        }
-        for _ in 0..pairs / 4 {
-            step!();
-            step!();
-            step!();
-            step!();
-        }
-        for _ in 0..pairs % 4 {
-            step!();
+            }
+            queries = queries.add(WIDTH);
         }
         let load = |values: &[f32]| {
             [
@@ -203,7 +195,13 @@ mod tests {
                 }
             }
             let tile_0 = &tiles[..ROWS * pairs(dim)];
-            assert!(!tile(tile_0, &panel, &[0.125; 16], &[f32::INFINITY; 16], &mut out));
+            assert!(!tile(
+                tile_0,
+                &panel,
+                &[0.125; 16],
+                &[f32::INFINITY; 16],
+                &mut out
+            ));
         }
     }
 

@@ -16,7 +16,11 @@ const WIDEST: usize = 48;
 const STRIP: usize = 64 << 10;
 
 /// Candidates of some queries in some of the blocks of rows.
-pub(super) fn scan<'g>(judge: &'g Judge<'g>, queries: &'g [Query<'g>], blocks: Range<usize>) -> Vec<Candidates> {
+pub(super) fn scan<'g>(
+    judge: &'g Judge<'g>,
+    queries: &'g [Query<'g>],
+    blocks: Range<usize>,
+) -> Vec<Candidates> {
     let dim = judge.rows.dim();
     let bound = |query: &Query| Bound::new(dim, query.norm);
     #[cfg(target_arch = "x86_64")]
@@ -318,9 +322,9 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
 mod tests {
     use super::*;
     use crate::random::Draws;
+    use crate::search::Rows;
     use crate::search::bounds::norm;
     use crate::search::exact::block_norms;
-    use crate::search::Rows;
 
     #[test]
     fn vectors_take_over_where_a_scout_cannot_tell_rows_apart() {

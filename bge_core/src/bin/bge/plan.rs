@@ -115,7 +115,11 @@ fn number<T: std::str::FromStr>(
         return Ok(None);
     };
     // `True` and `False` are the words of every other flag.
-    let value = word.to_ascii_lowercase().parse().ok().filter(|value| sensible(value));
+    let value = word
+        .to_ascii_lowercase()
+        .parse()
+        .ok()
+        .filter(|value| sensible(value));
     value
         .map(Some)
         .ok_or_else(|| vec![problem(format!("`{name}` got {word:?}, which it cannot be"))])
