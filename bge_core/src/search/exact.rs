@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn vectors_of_any_length_have_their_place() {
         let (dim, k) = (12, 10);
-        for length in [0.0, 1e-30, 1e-17, 1e-12, 1.0, 1e12, 1e17] {
+        for length in [0.0, 1e-40, 1e-36, 1e-18, 1e-12, 1.0, 1e12, 1e18, 1e36] {
             let mut draws = Draws::new(3);
             // A block of rows of another length than the rest, and one of zeros.
             let rows: Vec<f32> = (0..1100 * dim)
