@@ -2,6 +2,11 @@
 //!
 //! A score is one sum over the numbers in order, so its rounding error has the bound that [`bounds`](super::bounds)
 //! states. No score is written to memory unless one of the tile passes.
+//!
+//! Where there are fewer queries than fill a panel, [`few`](super::few) takes them.
+
+#[cfg(target_arch = "x86_64")]
+use super::few;
 
 /// Scores of a tile at most: rows times queries of a panel.
 const MOST_SCORES: usize = 32 * 32;
@@ -42,11 +47,12 @@ impl Level {
     pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Self::Avx2;
+            if few::detect() {
+                return if is_x86_feature_detected!("avx512f") {
+                    Self::Avx512
+                } else {
+                    Self::Avx2
+                };
             }
         }
         Self::Portable
@@ -58,11 +64,11 @@ impl Level {
         let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if few::detect() {
                 all.push(Self::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                all.push(Self::Avx512);
+                if is_x86_feature_detected!("avx512f") {
+                    all.push(Self::Avx512);
+                }
             }
         }
         all
@@ -93,19 +99,31 @@ impl Level {
         }
     }
 
-    /// Queries that the next panel takes when `left` are left: the narrower ones waste less on a few.
+    /// Queries that the next panel takes when `left` are left: the narrower ones waste less on a few. Up to [`few::MOST`] lie one after
+    /// the other in it, `[width, dim]`.
     pub(super) fn width(self, left: usize) -> usize {
         match self {
             Self::Portable => 16,
             #[cfg(target_arch = "x86_64")]
+            _ if left <= few::MOST => left.max(1),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 16,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => left.clamp(1, 48).next_multiple_of(16),
+            Self::Avx512 => left.min(48).next_multiple_of(16),
+        }
+    }
+
+    /// Where a query of a panel has its first number, and how far from each other its numbers are.
+    pub(super) fn lane(self, lane: usize, width: usize, dim: usize) -> (usize, usize) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            _ if width <= few::MOST => (lane * dim, 1),
+            _ => (lane, width),
         }
     }
 }
 
-/// One tile: `count` rows of `rows`, at most [`Level::rows`], with the queries of `panel`, `[dim, width]`.
+/// One tile: `count` rows of `rows`, at most [`Level::rows`], with the queries of `panel`, `[dim, width]`, or `[width, dim]` of a few.
 ///
 /// Says whether a score reached the threshold of its query; only then is `out` written.
 /// `next` is what will be read after this tile.
@@ -129,6 +147,8 @@ pub(super) fn tile(
         "a tile of another shape"
     );
     match level {
+        #[cfg(target_arch = "x86_64")]
+        _ if width <= few::MOST => few::tile(rows, dim, panel, thresholds, out),
         Level::Portable => {
             assert_eq!(width, 16, "a panel of another width");
             portable(rows, count, panel, thresholds, out)

@@ -14,6 +14,8 @@ mod candidates;
 mod exact;
 #[cfg(feature = "faiss")]
 mod faiss;
+#[cfg(target_arch = "x86_64")]
+mod few;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
 #[cfg(target_arch = "x86_64")]

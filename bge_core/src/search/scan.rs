@@ -292,7 +292,7 @@ struct Panel {
     first: usize,
     /// Queries of it, with those of zeros that fill it up.
     width: usize,
-    /// `[dim, width]`, scaled.
+    /// `[dim, width]`, or `[width, dim]` of a few, scaled.
     numbers: Vec<f32>,
 }
 
@@ -303,8 +303,9 @@ fn pack(level: Level, queries: &[Query], dim: usize) -> Vec<Panel> {
         let width = level.width(queries.len() - first);
         let mut numbers = vec![0.0; dim * width];
         for (lane, query) in queries[first..].iter().take(width).enumerate() {
-            for (slots, x) in numbers.chunks_exact_mut(width).zip(query.scaled()) {
-                slots[lane] = x;
+            let (start, step) = level.lane(lane, width, dim);
+            for (slot, x) in numbers.iter_mut().skip(start).step_by(step).zip(query.scaled()) {
+                *slot = x;
             }
         }
         panels.push(Panel {
