@@ -16,6 +16,7 @@ mod models;
 mod mpi;
 mod outputs;
 mod pipeline;
+mod planning;
 mod prepared;
 mod preparing;
 mod scoring;
