@@ -7,6 +7,7 @@
 //!
 //! A batch is flat and has no padding, as on the CPU; dropout draws the same masks, and weights have the same names and order.
 
+mod blocks;
 mod cache;
 mod encoder;
 pub(crate) mod gpu;
@@ -16,6 +17,7 @@ mod layer;
 mod layout;
 mod ops;
 mod pieces;
+mod store;
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -32,6 +34,8 @@ pub(crate) mod emulator;
 #[cfg(feature = "cuda")]
 pub(crate) use device::Device;
 pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};
+#[cfg(feature = "train")]
+pub(crate) use blocks::Joint;
 #[cfg(feature = "train")]
 pub(crate) use optimizer::{Betas, Optimizer, Update};
 #[cfg(feature = "train")]

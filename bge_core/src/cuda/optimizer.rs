@@ -120,11 +120,9 @@ impl Optimizer {
         let scalars = memory_of(&ops.gpu, &scalars)?;
         // The kernel counts from the first float of the stretch.
         let (first, half) = (self.own.start, store.layout.half());
-        let copies = store.half.as_ref().map_or(0, |copies| {
-            copies.at(first.saturating_sub(half.start) * store.element)
-        });
+        let [weights, copies] = store.updated(first);
         let args = [
-            Arg::Place(store.flat.at(first * size_of::<f32>())),
+            Arg::Place(weights),
             Arg::Place(gradients.at(first)),
             (&self.first).into(),
             (&self.second).into(),

@@ -106,9 +106,10 @@ impl Nccl {
         self.run(Collective::Reduce(root, at, floats))
     }
 
-    /// Replaces floats in the memory of this rank's GPU by those of rank `root`, where the GPUs reach each other.
-    pub(crate) fn share(&self, root: usize, at: u64, floats: usize) -> Result<()> {
-        self.run(Collective::Broadcast(root, at, floats))
+    /// Puts floats that rank `root` has at `from` where each rank says, in the memory of its GPU, where the GPUs reach each other. They
+    /// may be two numbers of 16 bits each: nothing is computed with them.
+    pub(crate) fn share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
+        self.run(Collective::Broadcast(root, from, to, floats))
     }
 
     /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
@@ -309,7 +310,8 @@ impl Communicator for Nccl {
             return self.line.broadcast(root, values);
         }
         let memory = memory_of(&self.gpu, values)?;
-        self.run(Collective::Broadcast(root, memory.address(), values.len()))?;
+        let at = memory.address();
+        self.run(Collective::Broadcast(root, at, at, values.len()))?;
         self.gpu.download(memory.address(), f32::bytes_mut(values))
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cuda::Joint;
 use crate::cuda::gpu::{Gpu, Plain, read_values};
 #[cfg(any(feature = "nccl", test))]
 use crate::distributed::Nccl;
@@ -140,22 +141,25 @@ impl Between {
         Ok(())
     }
 
-    /// Gives all ranks the blocks of each, which lie in the buffer that begins at `at`.
-    pub(super) fn share(&self, at: u64, lengths: &[usize]) -> Result<()> {
+    /// Brings what each rank has together on all of them.
+    pub(super) fn share(&self, joint: &Joint) -> Result<()> {
+        let (Joint { from, to, lengths }, rank) = (joint, self.ranks.rank());
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl
             && nccl.reaches()?
         {
-            for root in 0..lengths.len() {
+            for root in (0..lengths.len()).filter(|&root| lengths.get(root) != Some(&0)) {
                 let (first, length) = block(lengths, root);
-                nccl.share(root, place(at, first), length)?;
+                let to = place(*to, first);
+                nccl.share(root, if root == rank { *from } else { to }, to, length)?;
             }
             return Ok(());
         }
+        let (first, _) = block(lengths, rank);
         self.gather(
             lengths,
-            |own| read_values(&self.gpu, place(at, own.start), own.len()),
-            |first, floats| self.gpu.upload(place(at, first), f32::bytes(floats)),
+            |own| read_values(&self.gpu, place(*from, own.start - first), own.len()),
+            |first, floats| self.gpu.upload(place(*to, first), f32::bytes(floats)),
         )
     }
 

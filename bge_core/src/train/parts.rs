@@ -1,7 +1,8 @@
-//! Gradients on GPUs that are summed over the ranks part by part, while the backward runs.
+//! What goes from GPU to GPU part by part, while the network runs: gradients, and weights.
 //!
-//! Where the ranks share them out (`zero_stage` 2) that is in every pass, and each rank keeps its block. Where each holds all of
-//! them, it is in the last pass of a step, beside the backward of the parts that follow.
+//! Where the ranks share gradients out (`zero_stage` 2 and 3) they are summed in every pass, and each rank keeps its block. Where each
+//! holds all of them, it is in the last pass of a step, beside the backward of the parts that follow. Where the ranks share weights out
+//! (`zero_stage` 3) those of a part are brought together before it runs, in forward and backward, unless it is the part that ran last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,7 @@ use crate::distributed::Communicator;
 use crate::error::Result;
 use crate::nn::{Gradients, Part, Watcher};
 
-/// Hears which part has its gradients.
+/// Hears which part is about to run, and which has its gradients.
 #[derive(Debug)]
 pub(super) struct Parts {
     encoder: Arc<Encoder>,
@@ -29,6 +30,8 @@ struct Step {
     passes: usize,
     /// Whether sums were begun beside the backward.
     begun: bool,
+    /// The part whose weights are there, where they have turns.
+    there: Option<Part>,
 }
 
 impl Parts {
@@ -75,7 +78,15 @@ impl Parts {
 }
 
 impl Watcher for Parts {
-    fn enter(&self, _: Part) -> Result<()> {
+    fn enter(&self, part: Part) -> Result<()> {
+        let mut step = self.step();
+        if step.there == Some(part) {
+            return Ok(());
+        }
+        if let Some(joint) = self.encoder.part(part)? {
+            self.between.share(&joint)?;
+            step.there = Some(part);
+        }
         Ok(())
     }
 
