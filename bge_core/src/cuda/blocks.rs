@@ -1,7 +1,8 @@
 //! One rank's block of an encoder's weights, and what all ranks bring together of their blocks.
 //!
-//! The block is f32. To compute, the matrices of a layer are brought together in the storage type, and the tables in f32, for as
-//! long as their part runs. Vectors, and what the CPU computes with, are small and stay whole on every rank.
+//! The block is f32. To compute, the matrices of a layer are brought together in the storage type, and the tables in f32. There is room
+//! for two parts that follow each other: that which runs, and the next one. Vectors, and what the CPU computes with, are small and
+//! stay whole on every rank.
 
 use std::ops::Range;
 
@@ -13,6 +14,9 @@ use super::store::{All, FLOAT, Weights};
 use crate::error::{Result, bail};
 use crate::nn::Part;
 
+/// Parts for which there is room.
+pub(crate) const TURNS: usize = 2;
+
 /// A rank's block, and what it computes with.
 #[derive(Debug)]
 pub(super) struct Block {
@@ -23,8 +27,8 @@ pub(super) struct Block {
     own: Memory,
     /// The small weights of all blocks, f32.
     pub(super) small: Memory,
-    /// Where the parts have their turns.
-    pub(super) turn: Memory,
+    /// Where the parts have their turns, by their numbers.
+    turns: [Memory; TURNS],
 }
 
 /// Weights that all ranks bring together, in words of 4 bytes.
@@ -46,6 +50,11 @@ impl Block {
     /// The place of a float of the flat buffers that is in the block.
     pub(super) fn at(&self, float: usize) -> u64 {
         self.own.at((float - self.range().start) * FLOAT)
+    }
+
+    /// Where a part has its turn.
+    pub(super) fn turn(&self, part: Part) -> &Memory {
+        &self.turns[part.number() % TURNS]
     }
 
     /// How many of these floats each rank has.
@@ -74,11 +83,15 @@ impl Encoder {
                 ops.gpu.upload(small.at(first * FLOAT), f32::bytes(&floats))?;
             }
         }
-        let parts = layout.parts().map(|(part, floats)| floats.len() * self.bytes_of(part));
+        let turn = |number: usize| {
+            let parts = layout.parts().filter(|(part, _)| part.number() % TURNS == number);
+            let bytes = parts.map(|(part, floats)| floats.len() * self.bytes_of(part));
+            ops.gpu.alloc(bytes.max().unwrap_or(0))
+        };
         let block = Block {
             own: memory_of(&ops.gpu, &own)?,
             small,
-            turn: ops.gpu.alloc(parts.max().unwrap_or(0))?,
+            turns: [turn(0)?, turn(1)?],
             blocks,
             rank,
         };
@@ -99,13 +112,18 @@ impl Encoder {
         }
     }
 
-    /// Floats of this rank.
+    /// Weights of this rank, f32.
     pub(crate) fn masters(&self, floats: Range<usize>) -> Result<Vec<f32>> {
-        let [at, _] = self.store.updated(floats.start);
-        read_values(&self.ops.gpu, at, floats.len())
+        read_values(&self.ops.gpu, self.store.master(floats.start), floats.len())
     }
 
-    /// What the ranks bring together before a part runs; nothing where it is whole.
+    /// Whether there is such a part, whose weights must be brought together before it runs.
+    pub(crate) fn brings(&self, part: Part) -> bool {
+        let apart = matches!(&*self.store.weights(), Weights::Block(_, None));
+        apart && !self.store.layout.part(part).is_empty()
+    }
+
+    /// What the ranks bring together before a part runs; nothing where all weights are here.
     pub(crate) fn part(&self, part: Part) -> Result<Option<Joint>> {
         let weights = self.store.weights();
         let Weights::Block(block, None) = &*weights else {
@@ -113,12 +131,13 @@ impl Encoder {
         };
         let (floats, bytes) = (self.store.layout.part(part), self.bytes_of(part));
         let own = overlap(&block.range(), &floats);
-        let to = block.turn.address();
+        let turn = block.turn(part);
+        let to = turn.address();
         let mut from = to;
         if !own.is_empty() {
             from = block.at(own.start);
             if bytes < FLOAT {
-                let rounded = block.turn.at((own.start - floats.start) * bytes);
+                let rounded = turn.at((own.start - floats.start) * bytes);
                 self.ops.narrow(own.len(), from, rounded)?;
                 from = rounded;
             }
@@ -140,7 +159,11 @@ impl Encoder {
         let to = match &*weights {
             Weights::All(all) => all.flat.address(),
             Weights::Block(block, _) => {
-                let small: Vec<bool> = layout.places().iter().map(|place| place.small.is_some()).collect();
+                let small: Vec<bool> = layout
+                    .places()
+                    .iter()
+                    .map(|place| place.small.is_some())
+                    .collect();
                 for stretch in layout.stretches(&small) {
                     let own = overlap(&stretch, &block.range());
                     if own.is_empty() {
@@ -180,7 +203,10 @@ impl Encoder {
     /// Puts floats there.
     pub(crate) fn put(&self, first: usize, floats: &[f32]) -> Result<()> {
         match self.store.weights().all() {
-            Some(all) => self.ops.gpu.upload(all.flat.at(first * FLOAT), f32::bytes(floats)),
+            Some(all) => self
+                .ops
+                .gpu
+                .upload(all.flat.at(first * FLOAT), f32::bytes(floats)),
             None => bail!(Internal, "there is no room for all weights"),
         }
     }

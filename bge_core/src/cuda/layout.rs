@@ -27,6 +27,7 @@ pub(crate) struct Place {
     pub(crate) trainable: bool,
     /// Whether the GPU computes with it, and not the CPU: weights of embeddings and layers.
     pub(crate) inside: bool,
+    pub(crate) part: Part,
     /// Its first float, counted from that of its part.
     pub(crate) in_part: usize,
     /// Of a small weight, its first float among the small ones: vectors, and all that the CPU computes with.
@@ -68,6 +69,7 @@ impl Layout {
                 len,
                 trainable,
                 inside: layer || tables,
+                part,
                 in_part,
                 small: is_small.then_some(small),
             });

@@ -31,11 +31,11 @@ mod checks;
 #[cfg(test)]
 pub(crate) mod emulator;
 
+#[cfg(feature = "train")]
+pub(crate) use blocks::{Joint, TURNS};
 #[cfg(feature = "cuda")]
 pub(crate) use device::Device;
 pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};
-#[cfg(feature = "train")]
-pub(crate) use blocks::Joint;
 #[cfg(feature = "train")]
 pub(crate) use optimizer::{Betas, Optimizer, Update};
 #[cfg(feature = "train")]

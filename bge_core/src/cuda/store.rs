@@ -2,8 +2,8 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::encoder::Encoder;
 use super::blocks::Block;
+use super::encoder::Encoder;
 use super::gpu::{Memory, Plain};
 use super::gradients::Stretch;
 use super::layout::{Layout, Place, overlap};
@@ -91,7 +91,7 @@ impl Store {
     pub(super) fn matrix(&self, id: usize) -> u64 {
         let at = |place| match &*self.weights() {
             Weights::All(all) | Weights::Block(_, Some(all)) => self.matrix_of(all, place),
-            Weights::Block(block, None) => block.turn.at(place.in_part * self.element),
+            Weights::Block(block, None) => block.turn(place.part).at(place.in_part * self.element),
         };
         self.place(id).map_or(0, at)
     }
@@ -109,7 +109,7 @@ impl Store {
             Weights::All(all) | Weights::Block(_, Some(all)) => all.flat.at(place.first * FLOAT),
             Weights::Block(block, None) => match place.small {
                 Some(small) => block.small.at(small * FLOAT),
-                None => block.turn.at(place.in_part * FLOAT),
+                None => block.turn(place.part).at(place.in_part * FLOAT),
             },
         };
         self.place(id).map_or(0, at)
@@ -120,17 +120,25 @@ impl Store {
         gradients.at(self.place(id).map_or(0, |place| place.first))
     }
 
-    /// Where the floats are updated from one of the flat buffers on, and the copies of the weights from there or from the first
-    /// layer on, whichever is later; 0 where there are none.
+    /// Where a float is updated.
     #[cfg(feature = "train")]
-    pub(super) fn updated(&self, first: usize) -> [u64; 2] {
+    pub(super) fn master(&self, float: usize) -> u64 {
         match &*self.weights() {
-            Weights::All(all) => {
-                let before = first.saturating_sub(self.layout.half().start);
-                let copies = all.half.as_ref().map(|half| half.at(before * self.element));
-                [all.flat.at(first * FLOAT), copies.unwrap_or(0)]
-            }
-            Weights::Block(block, _) => [block.at(first), 0],
+            Weights::All(all) => all.flat.at(float * FLOAT),
+            Weights::Block(block, _) => block.at(float),
+        }
+    }
+
+    /// Where the copies of the floats from one on begin; 0 where there are none that stay.
+    #[cfg(feature = "train")]
+    pub(super) fn copies(&self, first: usize) -> u64 {
+        let half = self.layout.half();
+        let before = first.clamp(half.start, half.end) - half.start;
+        match &*self.weights() {
+            Weights::All(All {
+                half: Some(copies), ..
+            }) => copies.at(before * self.element),
+            _ => 0,
         }
     }
 }
@@ -194,9 +202,12 @@ impl Encoder {
     pub(crate) fn renew_copies(&self) -> Result<()> {
         let range = self.store.layout.half();
         match self.store.weights().all() {
-            Some(All { flat, half: Some(half) }) => {
-                self.ops.narrow(range.len(), flat.at(range.start * FLOAT), half.address())
-            }
+            Some(All {
+                flat,
+                half: Some(half),
+            }) => self
+                .ops
+                .narrow(range.len(), flat.at(range.start * FLOAT), half.address()),
             _ => Ok(()),
         }
     }

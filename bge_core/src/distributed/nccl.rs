@@ -115,17 +115,26 @@ impl Nccl {
     /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
     /// floats alone. [`Nccl::finish`] must follow.
     pub(crate) fn begin_sum(&self, at: u64, floats: usize) -> Result<()> {
-        let collective = Collective::AllReduce(at, at, floats);
+        self.begin(Collective::AllReduce(at, at, floats))
+    }
+
+    /// Begins what [`Nccl::share`] does, in the same way.
+    pub(crate) fn begin_share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
+        self.begin(Collective::Broadcast(root, from, to, floats))
+    }
+
+    /// Waits for all that was begun.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.with_comm(|comm| self.wait(comm, &"what runs beside other work", || self.gpu.is_idle_beside()))
+    }
+
+    /// Runs a collective in the second line of work, and does not wait for it.
+    fn begin(&self, collective: Collective) -> Result<()> {
         self.with_comm(|comm| {
             let stream = self.gpu.enter_beside()?;
             comm.run(collective, stream).map_err(|error| self.first(error))?;
             self.wait(comm, &collective, || Ok(true))
         })
-    }
-
-    /// Waits for all sums that were begun.
-    pub(crate) fn finish(&self) -> Result<()> {
-        self.with_comm(|comm| self.wait(comm, &"sums beside other work", || self.gpu.is_idle_beside()))
     }
 
     /// Runs a collective and waits for it.

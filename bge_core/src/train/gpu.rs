@@ -275,7 +275,8 @@ impl OnGpu {
     pub(super) fn gather(&self, params: &ParamStore) -> Result<()> {
         let ranks = self.between.as_ref().map(|between| between.ranks());
         let lead = ranks.is_none_or(|ranks| ranks.rank() == 0);
-        if let (Some(between), Some(blocks), true) = (&self.between, &self.blocks, self.encoder.keeps_block()) {
+        if let (Some(between), Some(blocks), true) = (&self.between, &self.blocks, self.encoder.keeps_block())
+        {
             let fresh = lead && self.encoder.make_whole()?;
             let own = |floats| self.encoder.masters(floats);
             between.gather(blocks, own, |first, floats| {

@@ -128,21 +128,21 @@ fn batch_of(queries: u32, passages: u32) -> TrainBatch {
     }
 }
 
-fn planned(settings: &FinetuneConfig, options: &PlanOptions) -> Plan {
-    let shape = serde_json::Value::Object(config("bert", 96, 3, 0.1).raw).to_string();
+fn planned(layers: usize, settings: &FinetuneConfig, options: &PlanOptions) -> Plan {
+    let shape = serde_json::Value::Object(deep(96, 3, layers).raw).to_string();
     let shape = ModelShape::parse(&shape).unwrap();
     plan(&shape, Module::EncoderOnlyBase, settings, None, options)
 }
 
 /// A model on an emulated GPU that counts.
-fn counted(settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
+fn counted(layers: usize, settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
     let variant = Variant::new(storage, 96, 3).unwrap();
     let count = Arc::new(Count::default());
     let counting = Counting {
         gpu: emulator(variant)?,
         count: Arc::clone(&count),
     };
-    let encoder = config("bert", 96, 3, 0.1);
+    let encoder = deep(96, 3, layers);
     let bert = model(&encoder);
     let mut weights: std::collections::BTreeMap<_, _> = bert
         .params()
@@ -181,14 +181,14 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
     ] {
         let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, {sub_batch_size:?}");
         let settings = settings(storage, gradient_checkpointing, sub_batch_size);
-        let plan = planned(&settings, &PlanOptions::default());
+        let plan = planned(2, &settings, &PlanOptions::default());
         let fullest = FullestBatch {
             texts: 9,
             tokens: 420,
             longest: 60,
         };
         assert_eq!(plan.fullest_batch, fullest);
-        let Some((mut stepper, count)) = counted(&settings, storage) else {
+        let Some((mut stepper, count)) = counted(2, &settings, storage) else {
             return;
         };
         let now = || count.now.load(Ordering::Relaxed);
@@ -205,6 +205,9 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
     }
 }
 
+/// Layers of which each is a small part of the whole.
+const LAYERS: usize = 12;
+
 /// What each of two ranks holds after a step, and the most that a step takes; nothing without an emulator.
 fn shared(settings: &FinetuneConfig, storage: Storage) -> Option<[usize; 2]> {
     let lines = ThreadGroup::create(2, LIMIT).unwrap();
@@ -212,7 +215,7 @@ fn shared(settings: &FinetuneConfig, storage: Storage) -> Option<[usize; 2]> {
         lines,
         |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
         |line| {
-            let Some((mut stepper, count)) = counted(settings, storage) else {
+            let Some((mut stepper, count)) = counted(LAYERS, settings, storage) else {
                 return Ok(None);
             };
             stepper.join(Arc::clone(line))?;
@@ -240,7 +243,7 @@ fn a_plan_is_what_ranks_hold_that_share_out_what_a_stage_says() {
                 zero_stage: stage as u8,
                 ..PlanOptions::default()
             };
-            let plan = planned(&settings, &options);
+            let plan = planned(LAYERS, &settings, &options);
             let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
             let Some([taken, most]) = shared(&settings, storage) else {
                 return;
@@ -253,6 +256,9 @@ fn a_plan_is_what_ranks_hold_that_share_out_what_a_stage_says() {
             panic!("four stages");
         };
         let [saved, planned] = [two - three, all - block].map(|bytes| bytes as f64);
-        assert!(planned > 0.0 && (saved / planned - 1.0).abs() < 0.05, "{storage:?}: {saved} {planned}");
+        assert!(
+            planned > 0.0 && (saved / planned - 1.0).abs() < 0.05,
+            "{storage:?}: {saved} {planned}"
+        );
     }
 }

@@ -27,6 +27,8 @@ enum Kind {
     Embedder,
     /// The same with a teacher's scores, and negatives of the own group alone.
     Taught,
+    /// An embedder with more layers than have their weights at once, and negatives of the own group alone.
+    Deep,
     /// All heads of BGE-M3.
     Heads,
     Reranker,
@@ -79,7 +81,7 @@ impl Kind {
 
     fn stepper(self, arguments: &TrainingArguments, storage: Storage) -> Stepper {
         let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
-        let config = config("bert", width, heads, 0.1);
+        let config = deep(width, heads, if self == Self::Deep { 5 } else { 2 });
         let bert = model(&config);
         let weights = |more: &[(&str, &[usize])]| -> BTreeMap<String, Tensor> {
             let own = bert.params().iter();
@@ -92,7 +94,7 @@ impl Kind {
             own.chain(fresh).collect()
         };
         let mut stepper = match self {
-            Self::Embedder | Self::Taught => {
+            Self::Embedder | Self::Taught | Self::Deep => {
                 let bert = Bert::new(config, weights(&[])).unwrap();
                 Stepper::new(bert, arguments, 10)
             }
@@ -220,7 +222,10 @@ fn compare(kind: Kind, arguments: &TrainingArguments, storage: Storage, toleranc
     };
     let (one, two) = (run(1), run(2));
     assert_eq!(two[0].0, two[1].0, "{kind:?}: the ranks differ");
-    assert!(arguments.zero_stage == 3 || two[0].1 == two[1].1, "{kind:?}: the weights differ");
+    assert!(
+        arguments.zero_stage == 3 || two[0].1 == two[1].1,
+        "{kind:?}: the weights differ"
+    );
     for (want, got) in one[0].0.iter().zip(&two[0].0) {
         assert!(
             (want.loss - got.loss).abs() < tolerance * want.loss,
@@ -299,7 +304,11 @@ fn two_steps(
     kind: Kind,
     storage: Storage,
     arguments: &TrainingArguments,
-) -> Vec<(Vec<StepReport>, Vec<(String, Vec<f32>)>, BTreeMap<String, Vec<f32>>)> {
+) -> Vec<(
+    Vec<StepReport>,
+    Vec<(String, Vec<f32>)>,
+    BTreeMap<String, Vec<f32>>,
+)> {
     let run = kind.world(2, arguments, storage, |stepper, line| {
         let share = || if line.rank() == 0 { 0..2 } else { 2..3 };
         let reports = match arguments.gradient_accumulation_steps {
@@ -336,30 +345,33 @@ fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
 
 #[test]
 fn sharing_out_the_weights_changes_no_bit() {
-    for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
+    // Where a step is one pass, the bits of stage 0; otherwise those of stage 2.
+    let (one_pass, passes) = ((1, None, 0), (2, Some(2), 2));
+    for (storage, gradient_checkpointing, (gradient_accumulation_steps, sub_batch_size, stage)) in [
+        (Storage::F32, false, one_pass),
+        (Storage::F32, true, passes),
+        (Storage::Bf16, false, passes),
+        (Storage::Bf16, true, one_pass),
+        (Storage::F16, false, one_pass),
+        (Storage::F16, true, passes),
+    ] {
         if !possible(storage) {
             return;
         }
-        for gradient_checkpointing in [false, true] {
-            // Where a step is one pass, the bits of stage 0; otherwise those of stage 2.
-            for (micro_batches, sub_batch_size, stage) in [(1, None, 0), (2, Some(2), 2)] {
-                let kind = Kind::Embedder;
-                let run = |zero_stage: usize| {
-                    let arguments = TrainingArguments {
-                        zero_stage,
-                        gradient_checkpointing,
-                        sub_batch_size,
-                        gradient_accumulation_steps: micro_batches,
-                        ..kind.arguments()
-                    };
-                    two_steps(kind, storage, &arguments)
-                };
-                let (whole, shared) = (run(stage), run(3));
-                let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, {micro_batches}");
-                assert!(whole[0] == shared[0], "{what}");
-                assert_eq!(whole[1].0, shared[1].0, "{what}");
-            }
-        }
+        let run = |zero_stage: usize| {
+            let arguments = TrainingArguments {
+                zero_stage,
+                gradient_checkpointing,
+                sub_batch_size,
+                gradient_accumulation_steps,
+                ..Kind::Deep.arguments()
+            };
+            two_steps(Kind::Deep, storage, &arguments)
+        };
+        let (whole, shared) = (run(stage), run(3));
+        let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, stage {stage}");
+        assert!(whole[0] == shared[0], "{what}");
+        assert_eq!(whole[1].0, shared[1].0, "{what}");
     }
 }
 
@@ -428,8 +440,13 @@ fn gpus_that_reach_each_other_train_as_through_their_hosts() {
     if real().is_some() || !possible(Storage::Bf16) {
         return;
     }
-    let (kind, storage) = (Kind::Embedder, Storage::Bf16);
-    for (zero_stage, sub_batch_size) in [(0, Some(2)), (1, None), (2, Some(2)), (3, Some(2))] {
+    let storage = Storage::Bf16;
+    for (kind, zero_stage, sub_batch_size) in [
+        (Kind::Embedder, 0, Some(2)),
+        (Kind::Embedder, 1, None),
+        (Kind::Embedder, 2, Some(2)),
+        (Kind::Deep, 3, Some(2)),
+    ] {
         let arguments = TrainingArguments {
             zero_stage,
             sub_batch_size,
