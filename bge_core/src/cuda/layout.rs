@@ -91,7 +91,6 @@ impl Layout {
     }
 
     /// Each part with its floats.
-    #[cfg(feature = "train")]
     pub(crate) fn parts(&self) -> impl Iterator<Item = (Part, Range<usize>)> {
         self.parts.iter().map(|(part, floats)| (*part, floats.clone()))
     }
@@ -111,7 +110,6 @@ impl Layout {
     }
 
     /// The floats of the weights that take part, those that lie side by side as one stretch.
-    #[cfg(feature = "train")]
     pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
         let mut stretches: Vec<Range<usize>> = Vec::new();
         for (place, _) in self.places.iter().zip(live).filter(|(_, live)| **live) {
@@ -125,7 +123,6 @@ impl Layout {
     }
 
     /// The floats of the small weights that lie before a float, which ends a chunk; those of all before the last one.
-    #[cfg(feature = "train")]
     pub(crate) fn small_before(&self, float: usize) -> usize {
         let small = self.places.iter().filter(|place| place.small.is_some());
         let before = small.map(|place| {

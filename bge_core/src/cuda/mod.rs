@@ -7,6 +7,10 @@
 //!
 //! A batch is flat and has no padding, as on the CPU; dropout draws the same masks, and weights have the same names and order.
 
+#[cfg_attr(
+    not(feature = "train"),
+    expect(dead_code, reason = "only training shares weights out")
+)]
 mod blocks;
 mod cache;
 mod encoder;

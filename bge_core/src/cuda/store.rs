@@ -121,7 +121,6 @@ impl Store {
     }
 
     /// Where a float is updated.
-    #[cfg(feature = "train")]
     pub(super) fn master(&self, float: usize) -> u64 {
         match &*self.weights() {
             Weights::All(all) => all.flat.at(float * FLOAT),

@@ -299,16 +299,15 @@ fn two_gpus_in_half_precision_agree_too() {
     }
 }
 
-/// Two steps of two ranks, of one pass each or of two micro-batches: reports, weights and moments of each rank.
-fn two_steps(
-    kind: Kind,
-    storage: Storage,
-    arguments: &TrainingArguments,
-) -> Vec<(
+/// What steps leave on a rank: reports, weights and moments.
+type Left = (
     Vec<StepReport>,
     Vec<(String, Vec<f32>)>,
     BTreeMap<String, Vec<f32>>,
-)> {
+);
+
+/// Two steps of two ranks, of one pass each or of two micro-batches.
+fn two_steps(kind: Kind, storage: Storage, arguments: &TrainingArguments) -> Vec<Left> {
     let run = kind.world(2, arguments, storage, |stepper, line| {
         let share = || if line.rank() == 0 { 0..2 } else { 2..3 };
         let reports = match arguments.gradient_accumulation_steps {
@@ -329,8 +328,8 @@ fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
     }
     let run = |zero_stage: usize, gradient_accumulation_steps: usize| {
         let arguments = TrainingArguments {
-            zero_stage,
             gradient_accumulation_steps,
+            zero_stage,
             ..Kind::Reranker.arguments()
         };
         two_steps(Kind::Reranker, Storage::Bf16, &arguments)
@@ -347,29 +346,33 @@ fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
 fn sharing_out_the_weights_changes_no_bit() {
     // Where a step is one pass, the bits of stage 0; otherwise those of stage 2.
     let (one_pass, passes) = ((1, None, 0), (2, Some(2), 2));
-    for (storage, gradient_checkpointing, (gradient_accumulation_steps, sub_batch_size, stage)) in [
-        (Storage::F32, false, one_pass),
-        (Storage::F32, true, passes),
-        (Storage::Bf16, false, passes),
-        (Storage::Bf16, true, one_pass),
-        (Storage::F16, false, one_pass),
-        (Storage::F16, true, passes),
+    for (kind, storage, gradient_checkpointing, pass) in [
+        (Kind::Deep, Storage::F32, false, one_pass),
+        (Kind::Deep, Storage::F32, true, passes),
+        (Kind::Deep, Storage::Bf16, false, passes),
+        (Kind::Deep, Storage::Bf16, true, one_pass),
+        (Kind::Deep, Storage::F16, false, one_pass),
+        (Kind::Deep, Storage::F16, true, passes),
+        // Heads on the CPU, which must have their new weights.
+        (Kind::Reranker, Storage::F32, false, one_pass),
+        (Kind::Heads, Storage::Bf16, false, one_pass),
     ] {
+        let (gradient_accumulation_steps, sub_batch_size, stage) = pass;
         if !possible(storage) {
             return;
         }
         let run = |zero_stage: usize| {
             let arguments = TrainingArguments {
-                zero_stage,
-                gradient_checkpointing,
-                sub_batch_size,
                 gradient_accumulation_steps,
-                ..Kind::Deep.arguments()
+                gradient_checkpointing,
+                zero_stage,
+                sub_batch_size,
+                ..kind.arguments()
             };
-            two_steps(Kind::Deep, storage, &arguments)
+            two_steps(kind, storage, &arguments)
         };
         let (whole, shared) = (run(stage), run(3));
-        let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, stage {stage}");
+        let what = format!("{kind:?}, {storage:?}, checkpointing {gradient_checkpointing}, stage {stage}");
         assert!(whole[0] == shared[0], "{what}");
         assert_eq!(whole[1].0, shared[1].0, "{what}");
     }
