@@ -29,7 +29,7 @@ enum Kind {
     Taught,
     /// An embedder with more layers than have their weights at once, and negatives of the own group alone.
     Deep,
-    /// All heads of BGE-M3.
+    /// All heads of BGE-M3, over as many.
     Heads,
     Reranker,
 }
@@ -81,7 +81,15 @@ impl Kind {
 
     fn stepper(self, arguments: &TrainingArguments, storage: Storage) -> Stepper {
         let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
-        let config = deep(width, heads, if self == Self::Deep { 5 } else { 2 });
+        let config = deep(
+            width,
+            heads,
+            if matches!(self, Self::Deep | Self::Heads) {
+                5
+            } else {
+                2
+            },
+        );
         let bert = model(&config);
         let weights = |more: &[(&str, &[usize])]| -> BTreeMap<String, Tensor> {
             let own = bert.params().iter();
