@@ -414,10 +414,6 @@ impl FinetuneConfig {
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "zero_stage", message);
         }
-        if training.zero_stage > 2 && ranks > 1 && on_gpu(&training.devices) {
-            let message = "GPUs share out the optimizer and the gradients at most: give 2, or train with `--devices cpu`";
-            findings.error("config.unsupported", "zero_stage", message);
-        }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
             findings.count("sub_batch_size", size, 1, MAX_BATCH);
@@ -473,13 +469,13 @@ mod tests {
 
     #[cfg(feature = "cuda")]
     #[test]
-    fn gpus_train_together_and_share_out_the_gradients_at_most() {
+    fn gpus_train_together_and_share_out_what_a_stage_says() {
         let none: [&str; 0] = [];
-        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 2), none);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 3), none);
         assert_eq!(wrong(&["cuda"], Some(4), 0), none);
         assert_eq!(wrong(&["cuda:0", "cpu"], None, 0), ["devices"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], Some(3), 0), ["nproc_per_node"]);
-        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 3), ["zero_stage"]);
+        assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 4), ["zero_stage"]);
     }
 
     #[test]

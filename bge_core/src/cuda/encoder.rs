@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
-use super::gradients::{Gradients, Stretch};
+use super::gradients::Gradients;
 use super::kernels::Variant;
 use super::layer::{Layer, LayerRecord, Norm, Shape, Sums, View, find};
 use super::layout::Layout;
 use super::ops::{NormRecord, Ops, Tiles};
 use super::pieces::{Pieces, tiles};
+use super::store::Store;
 use crate::config::PoolingMethod;
 use crate::error::{Error, ErrorKind, Result, bail};
-use crate::nn::{Activation, Keep, ParamStore, Part, TokenRows, read, update};
+use crate::nn::{Activation, Keep, ParamStore, Part, TokenRows};
 
 /// What an encoder's `config.json` says.
 #[derive(Clone, Copy, Debug)]
@@ -51,42 +52,6 @@ impl Outcome {
     /// Whether only first tokens go through what follows the last attention.
     fn first(self) -> bool {
         matches!(self, Self::First | Self::Pooled(PoolingMethod::Cls))
-    }
-}
-
-/// The weights of an encoder in the memory of a GPU.
-#[derive(Debug)]
-pub(crate) struct Store {
-    pub(crate) layout: Layout,
-    /// All weights, f32.
-    pub(crate) flat: Memory,
-    /// Copies of the layers' weights in the storage type, unless that is f32.
-    pub(crate) half: Option<Memory>,
-    /// Bytes of a number of the storage type.
-    pub(crate) element: usize,
-}
-
-impl Store {
-    fn place(&self, id: usize) -> usize {
-        self.layout.places().get(id).map_or(0, |place| place.first)
-    }
-
-    /// A weight as a matrix of the storage type.
-    pub(super) fn matrix(&self, id: usize) -> u64 {
-        match &self.half {
-            Some(half) => half.at((self.place(id) - self.layout.half().start) * self.element),
-            None => self.vector(id),
-        }
-    }
-
-    /// A weight as f32.
-    pub(super) fn vector(&self, id: usize) -> u64 {
-        self.flat.at(self.place(id) * size_of::<f32>())
-    }
-
-    /// The gradient of a weight, f32.
-    pub(super) fn gradient(&self, gradients: &Stretch, id: usize) -> u64 {
-        gradients.at(self.place(id))
     }
 }
 
@@ -160,19 +125,8 @@ impl Encoder {
         let layers = layers.collect::<Result<_>>()?;
         let ops = Ops { gpu, variant };
         let sums = Gradients::new(layout.floats());
-        let bytes = layout.floats() * size_of::<f32>();
-        let flat = ops.gpu.alloc(bytes)?;
-        ops.gpu.zero(flat.address(), bytes)?;
-        let half = (variant.storage != Storage::F32)
-            .then(|| ops.elements(layout.half().len(), 1))
-            .transpose()?;
         let encoder = Self {
-            store: Store {
-                layout,
-                flat,
-                half,
-                element: variant.storage.bytes(),
-            },
+            store: Store::new(&ops, layout)?,
             ops,
             tables,
             layers,
@@ -192,57 +146,16 @@ impl Encoder {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the weights of `params`, which are those that it was made of.
-    pub(crate) fn upload(&self, params: &ParamStore) -> Result<()> {
-        for (id, (_, value, _)) in params.iter().enumerate() {
-            self.set(id, &read(value)?)?;
-        }
-        Ok(())
-    }
-
-    /// Changes a weight.
-    pub(crate) fn set(&self, id: usize, floats: &[f32]) -> Result<()> {
-        use super::gpu::Plain;
-        let Some(place) = self
-            .store
-            .layout
-            .places()
-            .get(id)
-            .filter(|place| place.len == floats.len())
-        else {
-            bail!(Internal, "{} floats do not fit weight {id}", floats.len());
-        };
-        self.ops.gpu.upload(self.store.vector(id), f32::bytes(floats))?;
-        if self.store.half.is_some() && self.store.layout.half().contains(&place.first) {
-            self.ops
-                .narrow(place.len, self.store.vector(id), self.store.matrix(id))?;
-        }
-        Ok(())
-    }
-
-    /// Writes the weights for which `wanted(name, inside)` into `params`; those inside are computed with on the GPU alone.
-    pub(crate) fn download(&self, params: &ParamStore, wanted: impl Fn(&str, bool) -> bool) -> Result<()> {
-        use super::gpu::Plain;
-        for (id, ((_, value, _), place)) in params.iter().zip(self.store.layout.places()).enumerate() {
-            if wanted(&place.name, place.inside) {
-                let at = self.store.vector(id);
-                update(value, |floats| self.ops.gpu.download(at, f32::bytes_mut(floats)))??;
-            }
-        }
-        Ok(())
-    }
-
     /// The floats of a weight in the flat buffers.
     pub(crate) fn floats(&self, id: usize) -> Range<usize> {
         let place = self.store.layout.places().get(id);
         place.map_or(0..0, |place| place.first..place.first + place.len)
     }
 
-    /// The GPU, where the floats of all weights are, and how many.
+    /// The GPU, and the floats of a flat buffer.
     #[cfg(feature = "train")]
-    pub(crate) fn flat(&self) -> (&Arc<dyn Gpu>, u64, usize) {
-        let floats = self.store.layout.floats();
-        (&self.ops.gpu, self.store.flat.address(), floats)
+    pub(crate) fn flat(&self) -> (&Arc<dyn Gpu>, usize) {
+        (&self.ops.gpu, self.store.layout.floats())
     }
 
     /// The floats of a part in the flat buffers; none where nothing of it is trained.
@@ -261,19 +174,6 @@ impl Encoder {
     #[cfg(feature = "train")]
     pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
         self.store.layout.stretches(live)
-    }
-
-    /// Makes the copies in the storage type again, after the weights were changed from outside.
-    #[cfg(feature = "train")]
-    pub(crate) fn renew_copies(&self) -> Result<()> {
-        let range = self.store.layout.half();
-        match &self.store.half {
-            Some(half) => {
-                let from = self.store.flat.at(range.start * size_of::<f32>());
-                self.ops.narrow(range.len(), from, half.address())
-            }
-            None => Ok(()),
-        }
     }
 
     /// Of each weight, whether the GPU computes with it.
@@ -315,17 +215,20 @@ impl Encoder {
         })
     }
 
-    /// What leaves the encoder, as f32, and the record for the backward unless `keep` is nothing.
+    /// What leaves the encoder, as f32, and the record for the backward unless `keep` is nothing; `enter` hears which part is about
+    /// to run.
     pub(crate) fn forward(
         &self,
         input: Input,
         outcome: Outcome,
         keep: Keep,
         dropout: Option<u64>,
+        enter: impl Fn(Part) -> Result<()>,
     ) -> Result<(Vec<f32>, Option<Record>)> {
         let batch = self.resident(input, dropout)?;
         let (ops, store) = (&self.ops, &self.store);
         let keeping = keep != Keep::Nothing;
+        enter(Part::Tables)?;
         let (mut x, embeddings) = ops.embed(
             batch.tokens,
             self.tables.ids.map(|id| store.vector(id)),
@@ -336,6 +239,7 @@ impl Encoder {
         )?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
+            enter(Part::Layer(index))?;
             let view = batch.view(outcome.first() && index + 1 == self.layers.len());
             let (y, record) = layer.forward(ops, store, &x, view, keep == Keep::All)?;
             let input = std::mem::replace(&mut x, y);
@@ -365,12 +269,14 @@ impl Encoder {
         Ok((values, record))
     }
 
-    /// Adds the gradients of all weights, from that of what left the encoder; `done` hears which part has all of its own.
+    /// Adds the gradients of all weights, from that of what left the encoder; `enter` hears which part is about to run, and `done`
+    /// which one has all of its own. The tables run without their weights.
     pub(crate) fn backward(
         &self,
         input: Input,
         record: Record,
         gradient: &[f32],
+        enter: impl Fn(Part) -> Result<()>,
         mut done: impl FnMut(Part) -> Result<()>,
     ) -> Result<()> {
         let (ops, store) = (&self.ops, &self.store);
@@ -383,6 +289,7 @@ impl Encoder {
         let scale = self.sums().scale();
         let mut dy = self.enter(&batch, outcome, gradient, scale)?;
         for (index, layer) in self.layers.iter().enumerate().rev() {
+            enter(Part::Layer(index))?;
             let view = batch.view(outcome.first() && index + 1 == self.layers.len());
             let Some((x, kept)) = layers.pop() else {
                 bail!(Internal, "a layer kept no record");

@@ -64,14 +64,8 @@ impl Encoder {
     /// ([`Encoder::keep`]) before the next one has its turn.
     #[cfg(feature = "train")]
     pub(crate) fn keep_only(&self, range: Range<usize>) -> Result<()> {
-        let most = self
-            .store
-            .layout
-            .parts()
-            .map(|part| part.len())
-            .max()
-            .unwrap_or(0);
-        let turn = self.zeros(most)?;
+        let parts = self.store.layout.parts().map(|(_, floats)| floats.len());
+        let turn = self.zeros(parts.max().unwrap_or(0))?;
         let gradients = &mut *self.sums();
         *gradients = Gradients {
             range,

@@ -39,6 +39,7 @@ pub(crate) const NAMES: &[&str] = &[
     "attention_backward_queries",
     "attention_forward",
     "column_partials",
+    "copy_floats",
     "count_reached",
     "dropout_rows",
     "embedding_forward",

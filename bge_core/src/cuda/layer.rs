@@ -1,10 +1,10 @@
 //! One layer of an encoder on a GPU, forward and backward.
 
-use super::encoder::Store;
 use super::gpu::{Matrix, Memory};
 use super::gradients::Stretch;
 use super::layout::Layout;
 use super::ops::{Affine, Heads, Mask, NormRecord, Ops, Tiles};
+use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::{Activation, DropoutPlan};
 

@@ -27,23 +27,39 @@ pub(crate) struct Place {
     pub(crate) trainable: bool,
     /// Whether the GPU computes with it, and not the CPU: weights of embeddings and layers.
     pub(crate) inside: bool,
+    pub(crate) part: Part,
+    /// Its first float, counted from that of its part.
+    pub(crate) in_part: usize,
+    /// Of a small weight, its first float among the small ones: vectors, and all that the CPU computes with.
+    pub(crate) small: Option<usize>,
+}
+
+/// The part of `floats` that lies within `bounds`.
+pub(crate) fn overlap(floats: &Range<usize>, bounds: &Range<usize>) -> Range<usize> {
+    let start = floats.start.clamp(bounds.start, bounds.end);
+    start..floats.end.clamp(start, bounds.end)
 }
 
 impl Layout {
     pub(crate) fn new(params: &ParamStore) -> Self {
-        let mut floats = 0;
+        let (mut floats, mut small) = (0, 0);
         let mut half: Option<Range<usize>> = None;
         let mut places = Vec::with_capacity(params.len());
         let mut parts = BTreeMap::new();
         for (name, value, trainable) in params.iter() {
             let (first, len) = (floats, value.elem_count());
-            floats += len.next_multiple_of(CHUNK);
+            let padded = len.next_multiple_of(CHUNK);
+            floats += padded;
             let layer = name.starts_with("encoder.layer.");
             let tables = name.starts_with("embeddings.");
             let part = if tables { Part::Tables } else { Part::of(name) };
+            let mut in_part = 0;
             if part != Part::Rest {
-                parts.entry(part).or_insert(first..first).end = floats;
+                let floats_of = parts.entry(part).or_insert(first..first);
+                floats_of.end = floats;
+                in_part = first - floats_of.start;
             }
+            let is_small = !(layer || tables) || value.dims().len() == 1;
             if layer {
                 half = Some(half.map_or(first, |half| half.start)..floats);
             }
@@ -53,7 +69,13 @@ impl Layout {
                 len,
                 trainable,
                 inside: layer || tables,
+                part,
+                in_part,
+                small: is_small.then_some(small),
             });
+            if is_small {
+                small += padded;
+            }
         }
         Self {
             places,
@@ -68,10 +90,9 @@ impl Layout {
         self.parts.get(&part).cloned().unwrap_or(0..0)
     }
 
-    /// The floats of each part.
-    #[cfg(feature = "train")]
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Range<usize>> {
-        self.parts.values().cloned()
+    /// Each part with its floats.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Part, Range<usize>)> {
+        self.parts.iter().map(|(part, floats)| (*part, floats.clone()))
     }
 
     /// The weights in the order of the store.
@@ -89,7 +110,6 @@ impl Layout {
     }
 
     /// The floats of the weights that take part, those that lie side by side as one stretch.
-    #[cfg(feature = "train")]
     pub(crate) fn stretches(&self, live: &[bool]) -> Vec<Range<usize>> {
         let mut stretches: Vec<Range<usize>> = Vec::new();
         for (place, _) in self.places.iter().zip(live).filter(|(_, live)| **live) {
@@ -100,6 +120,16 @@ impl Layout {
             }
         }
         stretches
+    }
+
+    /// The floats of the small weights that lie before a float, which ends a chunk; those of all before the last one.
+    pub(crate) fn small_before(&self, float: usize) -> usize {
+        let small = self.places.iter().filter(|place| place.small.is_some());
+        let before = small.map(|place| {
+            let padded = place.len.next_multiple_of(CHUNK);
+            float.saturating_sub(place.first).min(padded)
+        });
+        before.sum()
     }
 
     /// The index of a weight.

@@ -7,6 +7,11 @@
 //!
 //! A batch is flat and has no padding, as on the CPU; dropout draws the same masks, and weights have the same names and order.
 
+#[cfg_attr(
+    not(feature = "train"),
+    expect(dead_code, reason = "only training shares weights out")
+)]
+mod blocks;
 mod cache;
 mod encoder;
 pub(crate) mod gpu;
@@ -16,6 +21,7 @@ mod layer;
 mod layout;
 mod ops;
 mod pieces;
+mod store;
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -29,6 +35,8 @@ mod checks;
 #[cfg(test)]
 pub(crate) mod emulator;
 
+#[cfg(feature = "train")]
+pub(crate) use blocks::{Joint, TURNS};
 #[cfg(feature = "cuda")]
 pub(crate) use device::Device;
 pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};

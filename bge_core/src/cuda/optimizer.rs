@@ -120,15 +120,12 @@ impl Optimizer {
         let scalars = memory_of(&ops.gpu, &scalars)?;
         // The kernel counts from the first float of the stretch.
         let (first, half) = (self.own.start, store.layout.half());
-        let copies = store.half.as_ref().map_or(0, |copies| {
-            copies.at(first.saturating_sub(half.start) * store.element)
-        });
         let args = [
-            Arg::Place(store.flat.at(first * size_of::<f32>())),
+            Arg::Place(store.master(first)),
             Arg::Place(gradients.at(first)),
             (&self.first).into(),
             (&self.second).into(),
-            Arg::Place(copies),
+            Arg::Place(store.copies(first)),
             Arg::U64(half.start.saturating_sub(first) as u64),
             Arg::U64(half.end.saturating_sub(first) as u64),
             Arg::Place(self.chunks.at(first / CHUNK * size_of::<u32>())),

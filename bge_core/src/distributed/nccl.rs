@@ -106,25 +106,35 @@ impl Nccl {
         self.run(Collective::Reduce(root, at, floats))
     }
 
-    /// Replaces floats in the memory of this rank's GPU by those of rank `root`, where the GPUs reach each other.
-    pub(crate) fn share(&self, root: usize, at: u64, floats: usize) -> Result<()> {
-        self.run(Collective::Broadcast(root, at, floats))
+    /// Puts floats that rank `root` has at `from` where each rank says, in the memory of its GPU, where the GPUs reach each other. They
+    /// may be two numbers of 16 bits each: nothing is computed with them.
+    pub(crate) fn share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
+        self.run(Collective::Broadcast(root, from, to, floats))
     }
 
     /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
     /// floats alone. [`Nccl::finish`] must follow.
     pub(crate) fn begin_sum(&self, at: u64, floats: usize) -> Result<()> {
-        let collective = Collective::AllReduce(at, at, floats);
+        self.begin(Collective::AllReduce(at, at, floats))
+    }
+
+    /// Begins what [`Nccl::share`] does, in the same way.
+    pub(crate) fn begin_share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
+        self.begin(Collective::Broadcast(root, from, to, floats))
+    }
+
+    /// Waits for all that was begun.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.with_comm(|comm| self.wait(comm, &"what runs beside other work", || self.gpu.is_idle_beside()))
+    }
+
+    /// Runs a collective in the second line of work, and does not wait for it.
+    fn begin(&self, collective: Collective) -> Result<()> {
         self.with_comm(|comm| {
             let stream = self.gpu.enter_beside()?;
             comm.run(collective, stream).map_err(|error| self.first(error))?;
             self.wait(comm, &collective, || Ok(true))
         })
-    }
-
-    /// Waits for all sums that were begun.
-    pub(crate) fn finish(&self) -> Result<()> {
-        self.with_comm(|comm| self.wait(comm, &"sums beside other work", || self.gpu.is_idle_beside()))
     }
 
     /// Runs a collective and waits for it.
@@ -309,7 +319,8 @@ impl Communicator for Nccl {
             return self.line.broadcast(root, values);
         }
         let memory = memory_of(&self.gpu, values)?;
-        self.run(Collective::Broadcast(root, memory.address(), values.len()))?;
+        let at = memory.address();
+        self.run(Collective::Broadcast(root, at, at, values.len()))?;
         self.gpu.download(memory.address(), f32::bytes_mut(values))
     }
 

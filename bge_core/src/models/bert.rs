@@ -265,7 +265,8 @@ impl Bert {
                 Rows::All => crate::cuda::Outcome::Hidden,
                 Rows::First => crate::cuda::Outcome::First,
             };
-            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout)? {
+            let enter = |part| self.enter(part);
+            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout, enter)? {
                 return Ok(made);
             }
         }
@@ -420,7 +421,8 @@ impl Bert {
         #[cfg(any(feature = "cuda", test))]
         {
             let outcome = crate::cuda::Outcome::Pooled(pooling);
-            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout)? {
+            let enter = |part| self.enter(part);
+            if let Some(made) = super::gpu::forward(&self.gpus, batch, outcome, keep, dropout, enter)? {
                 return Ok(made);
             }
         }
@@ -470,7 +472,8 @@ impl Bert {
         let Some(gpu) = self.gpus.first() else {
             bail!(Internal, "this record is that of an encoder on a GPU");
         };
-        super::gpu::backward(gpu, batch, record, gradient, |part| self.collect(part, grads))?;
+        let (enter, done) = (|part| self.enter(part), |part| self.collect(part, grads));
+        super::gpu::backward(gpu, batch, record, gradient, enter, done)?;
         self.collect(Part::Rest, grads)
     }
 

@@ -153,20 +153,22 @@ fn input(batch: &Batch) -> Input<'_> {
     }
 }
 
-/// [`Bert::forward_rows`] and [`Bert::vectors`] of an encoder on GPUs; nothing of one that is on none.
+/// [`Bert::forward_rows`] and [`Bert::vectors`] of an encoder on GPUs; nothing of one that is on none. `enter` hears which part is
+/// about to run.
 pub(super) fn forward(
     gpus: &Gpus,
     batch: &Batch,
     outcome: Outcome,
     keep: Keep,
     dropout: Option<u64>,
+    enter: impl Fn(Part) -> Result<()>,
 ) -> Result<Option<(Tensor, Option<BertRecord>)>> {
     // A record goes back to where it was made.
     let taken = if keep == Keep::Nothing { gpus.take() } else { None };
     let Some(encoder) = taken.as_ref().and_then(Taken::encoder).or(gpus.first()) else {
         return Ok(None);
     };
-    let (values, record) = encoder.forward(input(batch), outcome, keep, dropout)?;
+    let (values, record) = encoder.forward(input(batch), outcome, keep, dropout, enter)?;
     let rows = match outcome {
         Outcome::Hidden => batch.tokens(),
         Outcome::First | Outcome::Pooled(_) => batch.texts(),
@@ -182,9 +184,10 @@ pub(super) fn backward(
     batch: &Batch,
     record: crate::cuda::Record,
     gradient: &Tensor,
+    enter: impl Fn(Part) -> Result<()>,
     done: impl FnMut(Part) -> Result<()>,
 ) -> Result<()> {
-    encoder.backward(input(batch), record, &read(gradient)?, done)
+    encoder.backward(input(batch), record, &read(gradient)?, enter, done)
 }
 
 #[cfg(test)]

@@ -26,6 +26,15 @@ impl Part {
             _ => Self::Rest,
         }
     }
+
+    /// Its place in the order in which a forward runs; the rest runs nowhere in it.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::Tables | Self::Rest => 0,
+            Self::Layer(layer) => layer + 1,
+        }
+    }
 }
 
 /// Whoever shares out a network's weights or gradients over ranks, and therefore must know which part runs.

@@ -88,8 +88,7 @@ pub(super) fn advise(
     }
     if options.world_size > 1 {
         attempt.costs.push("more traffic between the devices");
-        let most = if config.training.on_gpus() { 1 } else { 3 };
-        for stage in options.zero_stage + 1..=most {
+        for stage in options.zero_stage + 1..=3 {
             attempt.options.zero_stage = stage;
             attempt.set("zero_stage", json!(stage));
             if let Some(advice) = fits(&attempt) {

@@ -2,7 +2,9 @@
 //!
 //! Counted from what `cuda` asks of it (`encoder.rs`, `layer.rs`, `optimizer.rs`): weights, gradients and moments are f32 and lie in
 //! flat buffers, where each weight begins a chunk; in 16 bits there is a copy of the layers' weights, and the activations are half as
-//! large. Of the loss the scores with other queries' passages are there; the rest of it, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds this against an encoder.
+//! large. What ranks share out of these is in blocks, beside the part of the network that runs. Of the loss the scores with other
+//! queries' passages are there; the rest of it, and the heads of BGE-M3 and of rerankers, are on the CPU. `train/checks/memory.rs` holds
+//! this against an encoder.
 
 use super::memory::{FullestBatch, Memory, at_once};
 use super::{ModelShape, Parameters, PlanOptions};
@@ -36,15 +38,24 @@ pub(super) fn memory(
     let layers = shape.num_hidden_layers * layer;
     let [unpadded_tables, unpadded_layer] = shape.parts();
     let encoder = unpadded_tables + 2 * shape.hidden_size + shape.num_hidden_layers * unpadded_layer;
-    let heads = parameters.all.saturating_sub(encoder).next_multiple_of(CHUNK);
+    let heads = chunks(parameters.all.saturating_sub(encoder));
     let floats = tables + layers + heads;
     let world = options.world_size.max(1) as u64;
     let share = if options.zero_stage == 0 { 1 } else { world };
-    // The own block, and a part that has its turn. A stage above 2 is refused.
+    // The own block, and the room in which parts have turns.
     let gradients = if options.zero_stage > 1 && world > 1 {
         (4 * floats).div_ceil(world) + 4 * tables.max(layer)
     } else {
         4 * floats
+    };
+    // The same, where layers have turns in the type that they are computed with, with room for two parts; and what is small and stays
+    // whole.
+    let weights = if options.zero_stage > 2 && world > 1 {
+        let [of_tables, of_layer] = vectors(shape);
+        let small = of_tables + shape.num_hidden_layers * of_layer + heads;
+        (4 * floats).div_ceil(world) + (4 * tables).max(number * layer) + number * layer + 4 * small
+    } else {
+        4 * floats + if half { number * layers } else { 0 }
     };
     let (texts, tokens) = at_once(config, batch);
     let (width, inner) = (shape.hidden_size, shape.intermediate_size);
@@ -81,7 +92,7 @@ pub(super) fn memory(
         8 * width * all + (4 * queries * all).min(SCORES)
     };
     let memory = Memory {
-        weights: 4 * floats + if half { number * layers } else { 0 },
+        weights,
         gradients,
         optimizer: (8 * floats).div_ceil(share),
         activations: 2 * input + kept + lists + vectors,
@@ -95,17 +106,27 @@ pub(super) fn memory(
 /// Floats of the embeddings and of a layer in the flat buffers.
 fn flat(shape: &ModelShape) -> [u64; 2] {
     let (width, inner) = (shape.hidden_size, shape.intermediate_size);
-    let chunks = |floats: u64| floats.next_multiple_of(CHUNK);
     let rows = [
         shape.vocab_size,
         shape.max_position_embeddings,
         shape.type_vocab_size,
     ];
-    let tables = rows.iter().map(|rows| chunks(rows * width)).sum::<u64>() + 2 * chunks(width);
+    let tables = rows.iter().map(|rows| chunks(rows * width)).sum::<u64>();
     let matrices = 4 * chunks(width * width) + 2 * chunks(width * inner);
+    let [vectors_of_tables, vectors_of_layer] = vectors(shape);
+    [tables + vectors_of_tables, matrices + vectors_of_layer]
+}
+
+/// Floats of the vectors among them.
+fn vectors(shape: &ModelShape) -> [u64; 2] {
+    let width = chunks(shape.hidden_size);
     // The biases of five maps and the two norms; and the bias of the wide one.
-    let layer = matrices + 9 * chunks(width) + chunks(inner);
-    [tables, layer]
+    [2 * width, 9 * width + chunks(shape.intermediate_size)]
+}
+
+/// As many floats as whole chunks have.
+fn chunks(floats: u64) -> u64 {
+    floats.next_multiple_of(CHUNK)
 }
 
 #[cfg(test)]
@@ -142,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_share_out_the_moments_and_then_the_gradients() {
+    fn gpus_share_out_the_moments_then_the_gradients_and_then_the_weights() {
         let (alone, shared) = (memory(&["cuda"], true, 4, 0), memory(&["cuda"], true, 4, 1));
         assert_eq!(shared.optimizer, alone.optimizer.div_ceil(4));
         assert_eq!(shared.total, alone.total - alone.optimizer + shared.optimizer);
@@ -151,6 +172,16 @@ mod tests {
         // The tables are the largest part: 23.8 of 108.9 million weights.
         let ratio = both.gradients as f64 / alone.gradients as f64;
         assert!((ratio - 0.25 - 23.8 / 108.9).abs() < 0.01, "{ratio}");
-        assert_eq!(memory(&["cuda"], true, 1, 2), memory(&["cuda"], true, 1, 0));
+        let all = memory(&["cuda"], true, 4, 3);
+        assert_eq!((all.gradients, all.optimizer), (both.gradients, both.optimizer));
+        // A quarter of the f32 weights, the tables, and a layer in 16 bits.
+        let ratio = all.weights as f64 / alone.gradients as f64;
+        assert!(
+            (ratio - 0.25 - (23.8 + 7.1 / 2.0) / 108.9).abs() < 0.01,
+            "{ratio}"
+        );
+        for stage in [2, 3] {
+            assert_eq!(memory(&["cuda"], true, 1, stage), memory(&["cuda"], true, 1, 0));
+        }
     }
 }

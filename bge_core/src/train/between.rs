@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cuda::Joint;
 use crate::cuda::gpu::{Gpu, Plain, read_values};
 #[cfg(any(feature = "nccl", test))]
 use crate::distributed::Nccl;
@@ -80,7 +81,7 @@ impl Between {
         Ok(())
     }
 
-    /// Whether sums can run beside other work of the GPU: where GPUs reach each other. So it is on all ranks or on none.
+    /// Whether sums and shares can run beside other work of the GPU: where GPUs reach each other. So it is on all ranks or on none.
     pub(super) fn runs_beside(&self) -> Result<bool> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl {
@@ -98,7 +99,7 @@ impl Between {
         self.sum(at, floats)
     }
 
-    /// Waits for all sums that were begun.
+    /// Waits for all that was begun.
     pub(super) fn finish(&self) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl {
@@ -140,23 +141,46 @@ impl Between {
         Ok(())
     }
 
-    /// Gives all ranks the blocks of each, which lie in the buffer that begins at `at`.
-    pub(super) fn share(&self, at: u64, lengths: &[usize]) -> Result<()> {
+    /// Brings what each rank has together on all of them.
+    pub(super) fn share(&self, joint: &Joint) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl
             && nccl.reaches()?
         {
-            for root in 0..lengths.len() {
-                let (first, length) = block(lengths, root);
-                nccl.share(root, place(at, first), length)?;
-            }
-            return Ok(());
+            return self.each_block(joint, |root, from, to, length| nccl.share(root, from, to, length));
         }
+        let Joint { from, to, lengths } = joint;
+        let (first, _) = block(lengths, self.ranks.rank());
         self.gather(
             lengths,
-            |own| read_values(&self.gpu, place(at, own.start), own.len()),
-            |first, floats| self.gpu.upload(place(at, first), f32::bytes(floats)),
+            |own| read_values(&self.gpu, place(*from, own.start - first), own.len()),
+            |first, floats| self.gpu.upload(place(*to, first), f32::bytes(floats)),
         )
+    }
+
+    /// Begins [`Between::share`] beside other work of the GPU, which must leave both places alone until [`Between::finish`].
+    pub(super) fn begin_share(&self, joint: &Joint) -> Result<()> {
+        #[cfg(any(feature = "nccl", test))]
+        if let Some(nccl) = &self.nccl {
+            return self.each_block(joint, |root, from, to, length| {
+                nccl.begin_share(root, from, to, length)
+            });
+        }
+        self.share(joint)
+    }
+
+    /// Sends what each rank has: its number, where it has it, where all are to have it, and its length.
+    #[cfg(any(feature = "nccl", test))]
+    fn each_block(&self, joint: &Joint, send: impl Fn(usize, u64, u64, usize) -> Result<()>) -> Result<()> {
+        for root in 0..joint.lengths.len() {
+            let (first, length) = block(&joint.lengths, root);
+            let to = place(joint.to, first);
+            let from = if root == self.ranks.rank() { joint.from } else { to };
+            if length > 0 {
+                send(root, from, to, length)?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings blocks of these lengths together on every rank, some of each at a time: `own` reads of this rank's block, `take`

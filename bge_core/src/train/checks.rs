@@ -9,6 +9,7 @@ use crate::config::TrainingArguments;
 use crate::cuda::emulator::emulator;
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::Variant;
+use crate::models::EncoderConfig;
 use crate::models::checks::{config, model};
 use crate::nn::read;
 use crate::tokenize::TokenBatch;
@@ -45,6 +46,13 @@ fn arguments() -> TrainingArguments {
         max_grad_norm: 1.0,
         ..TrainingArguments::default()
     }
+}
+
+/// The encoder of most tests with so many layers.
+fn deep(width: usize, heads: usize, layers: usize) -> EncoderConfig {
+    let mut raw = config("bert", width, heads, 0.1).raw;
+    raw.insert("num_hidden_layers".to_owned(), layers.into());
+    EncoderConfig::parse(&serde_json::Value::Object(raw).to_string()).unwrap()
 }
 
 fn stepper(arguments: &TrainingArguments, storage: Option<Storage>) -> Option<Stepper> {

@@ -47,7 +47,7 @@ impl Forecast {
             world_size: ranks,
             // Ranks that share the memory of a machine save nothing.
             zero_stage: if on_gpus {
-                config.training.zero_stage.min(1) as u8
+                config.training.zero_stage.min(3) as u8
             } else {
                 0
             },

@@ -3,7 +3,8 @@
 //! Ranks hold equal weights and gradients. With `zero_stage` 1 each has the moments of its block of the flat buffers, updates
 //! that block, and gives it to the others. With stage 2 it has the gradients of that block alone: those of a layer are summed over
 //! the ranks right after its backward, in each pass. Without, they are summed in the last pass, beside the backward of the layers that
-//! follow, if the GPUs reach each other; otherwise at its end.
+//! follow, if the GPUs reach each other; otherwise at its end. With stage 3 it has the weights of that block alone, and those of a
+//! layer are brought together before it runs; to evaluate and to save, rank 0 has all until the next step.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
 use crate::distributed::{Communicator, block, even};
-use crate::error::{Error, ErrorKind, Result, bail};
+use crate::error::{Error, ErrorKind, Result};
 use crate::nn::{Gradients, ParamStore, Watcher, read};
 use crate::optim::AdamW;
 
@@ -74,21 +75,18 @@ impl OnGpu {
     /// The same over a way that is there.
     pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
         let ranks = Arc::clone(between.ranks());
-        if zero_stage > 2 {
-            bail!(
-                Unsupported,
-                "GPUs share out the optimizer and the gradients at most: give `--zero_stage 2`, or train with `--devices cpu`"
-            );
-        }
         let between = Arc::new(between);
         let mut kept = None;
         if zero_stage > 0 {
-            let chunks = even(self.encoder.flat().2 / CHUNK, ranks.world_size());
+            let chunks = even(self.encoder.flat().1 / CHUNK, ranks.world_size());
             let blocks: Vec<usize> = chunks.into_iter().map(|chunks| chunks * CHUNK).collect();
-            if zero_stage == 2 {
+            if zero_stage > 1 {
                 let (first, length) = block(&blocks, ranks.rank());
                 self.encoder.keep_only(first..first + length)?;
                 kept = Some(blocks.clone());
+            }
+            if zero_stage > 2 {
+                self.encoder.keep_block(&blocks, ranks.rank())?;
             }
             self.blocks = Some(blocks);
             self.optimizer = None;
@@ -122,6 +120,7 @@ impl OnGpu {
         if let Some(parts) = &self.parts {
             parts.begin();
         }
+        self.encoder.end_whole();
         self.encoder.clear_gradients(self.scale)
     }
 
@@ -264,16 +263,34 @@ impl OnGpu {
         self.optimizer()?
             .step(&self.encoder, &updates, host.gpu_betas(), clip)?;
         if let (Some(between), Some(blocks)) = (&self.between, &self.blocks) {
-            between.share(self.encoder.flat().1, blocks)?;
+            between.share(&self.encoder.updates(blocks, between.ranks().rank())?)?;
             self.encoder.renew_copies()?;
         }
         self.raise();
         self.encoder.download(params, |_, inside| !inside)
     }
 
-    /// Writes the weights into those of the CPU.
+    /// Writes the weights of rank 0 into those of its CPU; all ranks call this. Where each keeps a block, rank 0 has all of them until
+    /// the next step.
     pub(super) fn gather(&self, params: &ParamStore) -> Result<()> {
-        self.encoder.download(params, |_, inside| inside)
+        let ranks = self.between.as_ref().map(|between| between.ranks());
+        let lead = ranks.is_none_or(|ranks| ranks.rank() == 0);
+        if let (Some(between), Some(blocks), true) = (&self.between, &self.blocks, self.encoder.keeps_block())
+        {
+            let fresh = lead && self.encoder.make_whole()?;
+            let own = |floats| self.encoder.masters(floats);
+            between.gather(blocks, own, |first, floats| {
+                if fresh {
+                    self.encoder.put(first, floats)?;
+                }
+                Ok(())
+            })?;
+            self.encoder.renew_copies()?;
+        }
+        if lead {
+            self.encoder.download(params, |_, inside| inside)?;
+        }
+        Ok(())
     }
 
     /// Changes a weight.
@@ -300,7 +317,7 @@ impl OnGpu {
             let mut whole = Vec::new();
             if let (Some(between), Some(blocks)) = (&self.between, &self.blocks) {
                 let lead = between.ranks().rank() == 0;
-                whole.resize(if lead { self.encoder.flat().2 } else { 0 }, 0.0_f32);
+                whole.resize(if lead { self.encoder.flat().1 } else { 0 }, 0.0_f32);
                 between.gather(blocks, of, |first, floats| {
                     if let Some(place) = whole.get_mut(first..first + floats.len()) {
                         place.copy_from_slice(floats);
@@ -339,7 +356,7 @@ impl OnGpu {
                 let (first, length) = block(blocks, between.ranks().rank());
                 first..first + length
             }
-            _ => 0..self.encoder.flat().2,
+            _ => 0..self.encoder.flat().1,
         };
         let optimizer = Optimizer::new(&self.encoder, own)?;
         if host.state_steps().values().any(|&steps| steps > 0) {

@@ -108,7 +108,11 @@ impl HeadsLearning {
                 if !alone {
                     encoder.idle_forward()?;
                 }
-                encoder.idle_backward(grads)?;
+                if self.fix_encoder {
+                    encoder.collect(Part::Rest, grads)?;
+                } else {
+                    encoder.idle_backward(grads)?;
+                }
             }
             Ok(())
         };

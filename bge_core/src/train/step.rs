@@ -151,8 +151,7 @@ impl Stepper {
     /// Makes this one rank of several that train together: each step takes the rank's share of the joined micro-batches, and the
     /// update is the same on all of them. Their weights and settings must be equal.
     ///
-    /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew. On
-    /// GPUs there is no stage 3.
+    /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
@@ -181,10 +180,7 @@ impl Stepper {
     pub fn gather(&self) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &self.gpu {
-            return match self.ranks.rank() {
-                0 => gpu.gather(self.objective.params()),
-                _ => Ok(()),
-            };
+            return gpu.gather(self.objective.params());
         }
         self.shards.as_ref().map_or(Ok(()), |shards| shards.gather())
     }

@@ -32,7 +32,7 @@ A pipeline has a file and no flags: its defaults are what its stages share, and 
 for a device of that size instead of this machine, with --world_size N for N devices. With --tflops X, what a device reaches in
 training, it also says how long a step takes on these devices and on up to 512; --memory_gb_s, --line_gb_s, --network_gb_s,
 --devices_per_host and --overlap True|False say what is not as in hosts with eight H100. Devices share out by --zero_stage N: 1
-the optimizer, 2 also gradients, 3 also weights; this version does that between the CPU ranks of --nproc_per_node.
+the optimizer, 2 also gradients, 3 also weights.
 For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
 ";

@@ -43,7 +43,7 @@ fn encoder(storage: Storage) -> Option<(Encoder, ParamStore)> {
 }
 
 fn whole(encoder: &Encoder) -> Optimizer {
-    Optimizer::new(encoder, 0..encoder.flat().2).unwrap()
+    Optimizer::new(encoder, 0..encoder.flat().1).unwrap()
 }
 
 fn norm(encoder: &Encoder, optimizer: &Optimizer, live: &[bool]) -> f64 {
@@ -190,12 +190,12 @@ fn a_stretch_of_the_gradients_is_kept_and_has_the_norm_of_all() {
         let got = part.norm(&encoder, &live, |own| {
             sums.extend_from_slice(own);
             let mut all = sums.clone();
-            all.resize(encoder.flat().2 / CHUNK, 0.0);
+            all.resize(encoder.flat().1 / CHUNK, 0.0);
             Ok(all)
         });
-        if sums.len() == encoder.flat().2 / CHUNK {
+        if sums.len() == encoder.flat().1 / CHUNK {
             assert_eq!(got.unwrap(), want);
         }
     }
-    assert_eq!(sums.len(), encoder.flat().2 / CHUNK);
+    assert_eq!(sums.len(), encoder.flat().1 / CHUNK);
 }

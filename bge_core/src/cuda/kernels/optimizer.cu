@@ -11,6 +11,12 @@ KERNEL add_floats(const float *x, u64 count, float *sums) {
     if (i < count) sums[i] += x[i];
 }
 
+// Puts floats in another place.
+KERNEL copy_floats(const float *x, u64 count, float *out) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) out[i] = x[i];
+}
+
 // Sums of squares of the chunks whose parameter takes part, in f64.
 KERNEL squares(const float *gradient, const u32 *chunk_parameters, const u32 *live, double *sums) {
     double sum = 0.0;

@@ -75,9 +75,15 @@ fn floats_on_the_gpus_are_summed_and_shared_where_they_are() {
         nccl.sum_on(0, memory.at(8), 1)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.at(8), 1)?;
         assert_eq!(got, [if nccl.rank() == 0 { 18.0 } else { 9.0 }]);
-        nccl.share(1, memory.address(), 1)?;
+        nccl.share(1, memory.address(), memory.address(), 1)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
         assert_eq!(got[..2], [2.0, 6.0]);
+        // Pairs of 16 bits go to another place as they are, also where a float would not be a number.
+        let pairs = memory_of(&nccl.gpu, &[0x7fa0_0001 + nccl.rank() as u32, 0x8000])?;
+        let to = memory_of(&nccl.gpu, &[0_u32; 2])?;
+        nccl.share(0, pairs.address(), to.address(), 2)?;
+        let got: Vec<u32> = read_values(&nccl.gpu, to.address(), 2)?;
+        assert_eq!(got, [0x7fa0_0001, 0x8000]);
         Ok(())
     });
     if let Some(result) = result {

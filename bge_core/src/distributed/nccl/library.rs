@@ -185,8 +185,8 @@ pub(super) enum Collective {
     ReduceScatter(u64, u64, usize),
     /// From, to, floats of each block.
     AllGather(u64, u64, usize),
-    /// Root, place, floats.
-    Broadcast(usize, u64, usize),
+    /// Root, from, to, floats.
+    Broadcast(usize, u64, u64, usize),
 }
 
 /// One rank's end of a world of NCCL.
@@ -246,8 +246,8 @@ impl Comm {
                 Collective::AllGather(from, to, floats) => {
                     (functions.all_gather)(from as _, to as _, floats, F32, comm, stream)
                 }
-                Collective::Broadcast(root, at, floats) => {
-                    (functions.broadcast)(at as _, at as _, floats, F32, root as c_int, comm, stream)
+                Collective::Broadcast(root, from, to, floats) => {
+                    (functions.broadcast)(from as _, to as _, floats, F32, root as c_int, comm, stream)
                 }
             }
         };

@@ -128,21 +128,21 @@ fn batch_of(queries: u32, passages: u32) -> TrainBatch {
     }
 }
 
-fn planned(settings: &FinetuneConfig, options: &PlanOptions) -> Plan {
-    let shape = serde_json::Value::Object(config("bert", 96, 3, 0.1).raw).to_string();
+fn planned(layers: usize, settings: &FinetuneConfig, options: &PlanOptions) -> Plan {
+    let shape = serde_json::Value::Object(deep(96, 3, layers).raw).to_string();
     let shape = ModelShape::parse(&shape).unwrap();
     plan(&shape, Module::EncoderOnlyBase, settings, None, options)
 }
 
 /// A model on an emulated GPU that counts.
-fn counted(settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
+fn counted(layers: usize, settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
     let variant = Variant::new(storage, 96, 3).unwrap();
     let count = Arc::new(Count::default());
     let counting = Counting {
         gpu: emulator(variant)?,
         count: Arc::clone(&count),
     };
-    let encoder = config("bert", 96, 3, 0.1);
+    let encoder = deep(96, 3, layers);
     let bert = model(&encoder);
     let mut weights: std::collections::BTreeMap<_, _> = bert
         .params()
@@ -181,14 +181,14 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
     ] {
         let what = format!("{storage:?}, checkpointing {gradient_checkpointing}, {sub_batch_size:?}");
         let settings = settings(storage, gradient_checkpointing, sub_batch_size);
-        let plan = planned(&settings, &PlanOptions::default());
+        let plan = planned(2, &settings, &PlanOptions::default());
         let fullest = FullestBatch {
             texts: 9,
             tokens: 420,
             longest: 60,
         };
         assert_eq!(plan.fullest_batch, fullest);
-        let Some((mut stepper, count)) = counted(&settings, storage) else {
+        let Some((mut stepper, count)) = counted(2, &settings, storage) else {
             return;
         };
         let now = || count.now.load(Ordering::Relaxed);
@@ -205,35 +205,60 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
     }
 }
 
+/// Layers of which each is a small part of the whole.
+const LAYERS: usize = 12;
+
+/// What each of two ranks holds after a step, and the most that a step takes; nothing without an emulator.
+fn shared(settings: &FinetuneConfig, storage: Storage) -> Option<[usize; 2]> {
+    let lines = ThreadGroup::create(2, LIMIT).unwrap();
+    let taken = on_threads(
+        lines,
+        |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
+        |line| {
+            let Some((mut stepper, count)) = counted(LAYERS, settings, storage) else {
+                return Ok(None);
+            };
+            stepper.join(Arc::clone(line))?;
+            stepper.step(&[batch_of(2, 3)])?;
+            let now = count.now.load(Ordering::Relaxed);
+            count.most.store(0, Ordering::Relaxed);
+            stepper.step(&[batch_of(2, 3)])?;
+            Ok(Some([now, count.most.load(Ordering::Relaxed)]))
+        },
+    );
+    let taken: Option<Vec<[usize; 2]>> = taken.into_iter().map(|taken| taken.unwrap()).collect();
+    let most = |of: usize| taken.iter().flatten().map(|taken| taken[of]).max();
+    Some([most(0)?, most(1)?])
+}
+
 #[test]
-fn a_plan_is_what_ranks_hold_that_share_out_gradients() {
-    let mut settings = settings(Storage::F32, false, None);
-    for stage in [0, 1, 2] {
-        settings.training.zero_stage = stage;
-        let options = PlanOptions {
-            world_size: 2,
-            zero_stage: stage as u8,
-            ..PlanOptions::default()
-        };
-        let plan = planned(&settings, &options);
-        let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
-        let taken = ThreadGroup::create(2, LIMIT).unwrap();
-        let taken = on_threads(
-            taken,
-            |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
-            |line| {
-                let Some((mut stepper, count)) = counted(&settings, Storage::F32) else {
-                    return Ok(None);
-                };
-                stepper.join(Arc::clone(line))?;
-                stepper.step(&[batch_of(2, 3)])?;
-                Ok(Some(count.now.load(Ordering::Relaxed)))
-            },
-        );
-        for taken in taken {
-            if let Some(taken) = taken.unwrap() {
-                near(&format!("stage {stage}"), held, taken, 1.03);
-            }
+fn a_plan_is_what_ranks_hold_that_share_out_what_a_stage_says() {
+    for storage in [Storage::F32, Storage::Bf16] {
+        let mut settings = settings(storage, false, None);
+        let mut peaks = Vec::new();
+        for stage in [0, 1, 2, 3] {
+            settings.training.zero_stage = stage;
+            let options = PlanOptions {
+                world_size: 2,
+                zero_stage: stage as u8,
+                ..PlanOptions::default()
+            };
+            let plan = planned(LAYERS, &settings, &options);
+            let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
+            let Some([taken, most]) = shared(&settings, storage) else {
+                return;
+            };
+            near(&format!("{storage:?}, stage {stage}"), held, taken, 1.03);
+            peaks.push((most, plan.memory.weights as usize));
         }
+        // What a stage shares out is not there when a step takes most.
+        let [.., (two, all), (three, block)] = peaks[..] else {
+            panic!("four stages");
+        };
+        let [saved, planned] = [two - three, all - block].map(|bytes| bytes as f64);
+        assert!(
+            planned > 0.0 && (saved / planned - 1.0).abs() < 0.05,
+            "{storage:?}: {saved} {planned}"
+        );
     }
 }
