@@ -11,7 +11,7 @@ use super::*;
 use crate::config::PoolingMethod;
 use crate::cuda::emulator::real;
 use crate::distributed::checks::on_threads;
-use crate::distributed::{Communicator, Nccl, ThreadGroup, ThreadRank};
+use crate::distributed::{Communicator, Nccl, Solo, ThreadGroup, ThreadRank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inference::{BatchLimits, VectorShape, encode_tokens};
 use crate::models::{Bert, CrossEncoder, M3};
@@ -81,15 +81,19 @@ impl Kind {
 
     fn stepper(self, arguments: &TrainingArguments, storage: Storage) -> Stepper {
         let (width, heads) = if storage == Storage::F16 { (64, 1) } else { (96, 3) };
-        let config = deep(
-            width,
-            heads,
-            if matches!(self, Self::Deep | Self::Heads) {
-                5
-            } else {
-                2
-            },
-        );
+        let mut stepper = self.on_cpu(arguments, width, heads);
+        let variant = Variant::new(storage, width, heads).unwrap();
+        stepper.put_on(emulator(variant).unwrap(), variant).unwrap();
+        stepper
+    }
+
+    fn on_cpu(self, arguments: &TrainingArguments, width: usize, heads: usize) -> Stepper {
+        let layers = if matches!(self, Self::Deep | Self::Heads) {
+            5
+        } else {
+            2
+        };
+        let config = deep(width, heads, layers);
         let bert = model(&config);
         let weights = |more: &[(&str, &[usize])]| -> BTreeMap<String, Tensor> {
             let own = bert.params().iter();
@@ -101,7 +105,7 @@ impl Kind {
             });
             own.chain(fresh).collect()
         };
-        let mut stepper = match self {
+        let stepper = match self {
             Self::Embedder | Self::Taught | Self::Deep => {
                 let bert = Bert::new(config, weights(&[])).unwrap();
                 Stepper::new(bert, arguments, 10)
@@ -123,11 +127,8 @@ impl Kind {
                 ]);
                 Stepper::reranker(CrossEncoder::new(config, head).unwrap(), arguments, 10)
             }
-        }
-        .unwrap();
-        let variant = Variant::new(storage, width, heads).unwrap();
-        stepper.put_on(emulator(variant).unwrap(), variant).unwrap();
-        stepper
+        };
+        stepper.unwrap()
     }
 
     fn arguments(self) -> TrainingArguments {
@@ -348,6 +349,29 @@ fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
     assert_eq!(std::mem::take(&mut shared[1].2), BTreeMap::new());
     // Gradients that are summed in every pass add up in another order, if there are several.
     assert_eq!(run(0, 1)[0], run(2, 1)[0]);
+}
+
+#[test]
+fn heads_on_the_cpu_learn_as_if_the_encoder_were_there_too() {
+    if !possible(Storage::F32) {
+        return;
+    }
+    for kind in [Kind::Heads, Kind::Reranker] {
+        let arguments = kind.arguments();
+        let mut host = kind.on_cpu(&arguments, 96, 3);
+        let mut gpu = kind.stepper(&arguments, Storage::F32);
+        let want = kind.steps(&mut host, &Solo, 0..4).unwrap();
+        let got = kind.steps(&mut gpu, &Solo, 0..4).unwrap();
+        for (want, got) in want.iter().zip(&got) {
+            assert!(
+                (want.loss - got.loss).abs() < 1e-3 * want.loss,
+                "{kind:?}: {want:?} {got:?}"
+            );
+        }
+        // Heads that do not learn are 4e-3 away: four steps of Adam.
+        let apart = apart(&weights(&host), &weights(&gpu));
+        assert!(apart < 2e-3, "{kind:?}: {apart}");
+    }
 }
 
 #[test]
