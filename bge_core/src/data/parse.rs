@@ -128,21 +128,21 @@ impl<'de> Visitor<'de> for KeySeed {
     }
 }
 
-/// Reads a [`RecordView`].
-pub(super) struct ViewSeed;
+/// Fills an empty [`RecordView`] in its place, as moving one costs as much as a short row.
+pub(super) struct ViewSeed<'v, 'de>(pub(super) &'v mut RecordView<'de>);
 
-impl<'de> DeserializeSeed<'de> for ViewSeed {
-    type Value = RecordView<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<RecordView<'de>, D::Error> {
+impl<'de> DeserializeSeed<'de> for ViewSeed<'_, 'de> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         reader.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for ViewSeed {
-    type Value = RecordView<'de>;
+impl<'de> Visitor<'de> for ViewSeed<'_, 'de> {
+    type Value = ();
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RecordView<'de>, A::Error> {
-        let mut view = RecordView::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self(view) = self;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             macro_rules! read {
                 ($field:ident, $name:literal, $seed:ident) => {{
@@ -171,34 +171,34 @@ impl<'de> Visitor<'de> for ViewSeed {
                 }
             }
         }
-        Ok(view)
+        Ok(())
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<RecordView<'de>, E> {
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
         Err(E::custom("must be a JSON object, found null"))
     }
 
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<RecordView<'de>, E> {
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
         Err(E::custom("must be a JSON object, found a text"))
     }
 
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<RecordView<'de>, E> {
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
         Err(E::custom("must be a JSON object, found true or false"))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<RecordView<'de>, E> {
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
         Err(E::custom("must be a JSON object, found a number"))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<RecordView<'de>, E> {
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
         self.visit_f64(0.0)
     }
 
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<RecordView<'de>, E> {
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
         self.visit_f64(0.0)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RecordView<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Err(A::Error::custom("must be a JSON object, found a list"))
     }

@@ -108,19 +108,21 @@ impl<'a> RecordView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Broken> {
         let text = simdutf8::basic::from_utf8(bytes).map_err(|_| broken_utf8(bytes))?;
         let mut reader = serde_json::Deserializer::from_str(text);
-        let view = ViewSeed.deserialize(&mut reader).and_then(|view| {
-            reader.end()?;
-            Ok(view)
-        });
-        view.map_err(|error| broken_json(bytes, &error))
+        let mut view = Self::default();
+        let read = ViewSeed(&mut view).deserialize(&mut reader);
+        read.and_then(|()| reader.end())
+            .map_err(|error| broken_json(bytes, &error))?;
+        Ok(view)
     }
 
     /// Reads the object at the start of `bytes` and ignores what follows it.
     pub fn parse_prefix(bytes: &'a [u8]) -> Result<Self, Broken> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
-        ViewSeed
+        let mut view = Self::default();
+        ViewSeed(&mut view)
             .deserialize(&mut reader)
-            .map_err(|error| broken_json(bytes, &error))
+            .map_err(|error| broken_json(bytes, &error))?;
+        Ok(view)
     }
 
     /// The record to train on without teacher scores: the score columns are not looked at.
