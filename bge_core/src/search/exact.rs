@@ -34,10 +34,12 @@ const SHARED_CACHE: usize = 8 << 20;
 const MOST_QUERIES: usize = 1 << 13;
 /// Queries of a group are a multiple of this: of the narrowest panel, or half a panel of the matrix unit.
 const LANES: usize = 16;
-/// Fewer queries than these are not worth rounding the rows: that takes as long as whole numbers save with 27 queries, and bfloat16 with
-/// 64 (measured).
+/// Fewer queries than these are not worth rounding the rows to whole numbers, which takes as long as 27 save (measured).
 #[cfg(target_arch = "x86_64")]
-const FEW: usize = 32;
+const WORTH_INTEGERS: usize = 32;
+/// The same for bfloat16.
+#[cfg(target_arch = "x86_64")]
+const WORTH_BFLOAT16: usize = 64;
 /// Queries of a group at least where rows are rounded for each group.
 #[cfg(target_arch = "x86_64")]
 const MANY: usize = 128;
@@ -109,16 +111,16 @@ impl<'a> Exact<'a> {
             .iter()
             .map(|query| query.norm)
             .chain(self.norms.iter().copied());
-        let fits = match self.scout {
-            Scout::Matrix => norms.all(|norm| norm < FITS_BFLOAT16),
-            Scout::Integers => self.rows.dim() <= integers::MOST_DIM && norms.all(integers::fits),
+        let serves = match self.scout {
+            Scout::Matrix => queries.len() >= WORTH_BFLOAT16 && norms.all(|norm| norm < FITS_BFLOAT16),
+            Scout::Integers => {
+                queries.len() >= WORTH_INTEGERS
+                    && self.rows.dim() <= integers::MOST_DIM
+                    && norms.all(integers::fits)
+            }
             Scout::Nobody => false,
         };
-        if fits && queries.len() >= FEW {
-            self.scout
-        } else {
-            Scout::Nobody
-        }
+        if serves { self.scout } else { Scout::Nobody }
     }
 
     #[cfg(not(target_arch = "x86_64"))]

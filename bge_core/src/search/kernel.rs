@@ -1,9 +1,9 @@
 //! Scores of a few rows with a panel of queries, all in registers, and whether any of them passes its query's threshold.
 //!
-//! A score is one sum over the numbers in order, so its rounding error has the bound that [`bounds`](super::bounds)
-//! states. No score is written to memory unless one of the tile passes.
+//! The rounding error of a score has the bound that [`bounds`](super::bounds) states, in whatever order its products are summed: here
+//! in that of the numbers. No score is written to memory unless one of the tile passes.
 //!
-//! Where there are fewer queries than fill a panel, [`few`](super::few) takes them.
+//! Where there are fewer queries than fill a panel, [`few`](super::few) takes them and sums along the rows.
 
 #[cfg(target_arch = "x86_64")]
 use super::few;

@@ -55,7 +55,7 @@ impl Scouting {
         }
     }
 
-    /// Stops where too many rows cannot be told apart, and says at which block.
+    /// Goes as far as [`Group::scout`].
     fn scan<'g>(
         &self,
         judge: &'g Judge<'g>,
@@ -133,7 +133,7 @@ impl<'g> Group<'g> {
         }
     }
 
-    /// The same in bfloat16; stops where too many rows cannot be told apart, and says at which block.
+    /// The same in bfloat16, as far as [`Group::scout`] goes.
     #[cfg(target_arch = "x86_64")]
     fn scan_with_matrices(&mut self, unit: &amx::Unit, blocks: Range<usize>) -> usize {
         let rows = &self.judge.rows;
@@ -152,32 +152,25 @@ impl<'g> Group<'g> {
             .collect();
         let mut out = Tile::new();
         let (mut scratch, mut packed) = (Vec::new(), Vec::new());
-        for block in blocks.clone() {
-            let range = block_range(block, rows.len());
-            if self.is_lost(block - blocks.start) {
-                return block;
-            }
-            self.enter(block);
+        self.scout(blocks, |group, _, range| {
             amx::pack_rows(rows.slice(range.clone(), &mut scratch), dim, &mut packed);
             for (index, here) in packed.chunks(strip).enumerate() {
                 let first = range.start + index * amx::STRIP;
                 for (panel, lane) in panels.iter().zip((0..).step_by(amx::STRIP)) {
-                    let limits = &self.thresholds[lane..lane + amx::STRIP];
+                    let limits = &group.thresholds[lane..lane + amx::STRIP];
                     if unit.tile(here, panel, limits, &mut out) {
-                        self.take(&out, first, range.end - first, lane, amx::STRIP);
+                        group.take(&out, first, range.end - first, lane, amx::STRIP);
                     }
                 }
             }
-            release(rows, block, range);
-        }
-        blocks.end
+        })
     }
 
     /// The same in whole numbers.
     #[cfg(target_arch = "x86_64")]
     fn scan_with_integers(&mut self, blocks: Range<usize>) -> usize {
-        let rows = &self.judge.rows;
-        let dim = rows.dim();
+        let judge = self.judge;
+        let dim = judge.rows.dim();
         let stretches: Vec<f32> = self
             .queries
             .iter()
@@ -202,32 +195,41 @@ impl<'g> Group<'g> {
         let mut factors = vec![0.0; panels.len() * integers::WIDTH];
         let mut out = Tile::new();
         let (mut scratch, mut packed) = (Vec::new(), Vec::new());
-        for block in blocks.clone() {
-            let range = block_range(block, rows.len());
-            if self.is_lost(block - blocks.start) {
-                return block;
-            }
-            self.enter(block);
-            let stretch = integers::stretch(self.judge.norm_of(block));
+        self.scout(blocks, |group, block, range| {
+            let stretch = integers::stretch(judge.norm_of(block));
             for (factor, own) in factors.iter_mut().zip(&stretches) {
                 *factor = integers::factor(stretch, *own);
             }
-            let numbers = rows.slice(range.clone(), &mut scratch);
+            let numbers = judge.rows.slice(range.clone(), &mut scratch);
             integers::pack_rows(numbers, dim, stretch, &mut packed);
             for (index, here) in packed.chunks(tiles * step).enumerate() {
                 for (panel, lane) in panels.iter().zip((0..).step_by(integers::WIDTH)) {
                     let lanes = lane..lane + integers::WIDTH;
                     let factors = &factors[lanes.clone()];
                     for (place, few) in here.chunks_exact(step).enumerate() {
-                        let limits = &self.thresholds[lanes.clone()];
+                        let limits = &group.thresholds[lanes.clone()];
                         if integers::tile(few, panel, factors, limits, &mut out) {
                             let first = range.start + (index * tiles + place) * integers::ROWS;
                             let count = (range.end - first).min(integers::ROWS);
-                            self.take(&out, first, count, lane, integers::WIDTH);
+                            group.take(&out, first, count, lane, integers::WIDTH);
                         }
                     }
                 }
             }
+        })
+    }
+
+    /// Hands each block of rows to a scout; stops where too many rows cannot be told apart, and says at which block.
+    #[cfg(target_arch = "x86_64")]
+    fn scout(&mut self, blocks: Range<usize>, mut scan: impl FnMut(&mut Self, usize, Range<usize>)) -> usize {
+        let rows = &self.judge.rows;
+        for block in blocks.clone() {
+            if self.is_lost(block - blocks.start) {
+                return block;
+            }
+            let range = block_range(block, rows.len());
+            self.enter(block);
+            scan(self, block, range.clone());
             release(rows, block, range);
         }
         blocks.end
