@@ -20,6 +20,7 @@ mod event;
 mod heads;
 mod index;
 mod ledger;
+mod miner;
 mod places;
 mod report;
 mod run;
