@@ -5,6 +5,7 @@ use std::ops::Deref;
 use serde_json::Value;
 
 use super::FinetuneConfig;
+use super::choices::NumberType;
 use super::field::{Arguments, shown_text, upstream_reading};
 use super::format;
 use super::module::Module;
@@ -413,6 +414,14 @@ impl FinetuneConfig {
             let message =
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "zero_stage", message);
+        }
+        let travels = training.communication_data_type;
+        if travels != NumberType::Fp32 && ranks == 1 {
+            let message = "with one rank nothing travels, so it has no effect; see `nproc_per_node`";
+            findings.warning("config.no_effect", "communication_data_type", message);
+        } else if travels == NumberType::Fp16 && !(training.fp16 && training.on_gpus()) {
+            let message = "without the loss scale of `fp16` on a GPU, gradients below 6e-8 become 0 on their way; `bf16` keeps them";
+            findings.warning("config.precision", "communication_data_type", message);
         }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
