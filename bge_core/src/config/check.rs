@@ -11,6 +11,9 @@ use super::format;
 use super::module::Module;
 use crate::issue::{Issue, Severity};
 
+/// Whether this build computes on GPUs; its own tests emulate them.
+const GPUS: bool = cfg!(any(feature = "cuda", test));
+
 /// Settings that passed every rule. Only these reach a trainer or an encoder, and nothing else makes them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked<C> {
@@ -155,12 +158,12 @@ impl Findings {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
-            if name == "cpu" || name == "cpu:0" || cuda && cfg!(feature = "cuda") {
+            if name == "cpu" || name == "cpu:0" || cuda && GPUS {
                 continue;
             }
             let hint = if cuda {
                 "; for an NVIDIA GPU, build it with `--features bge_core/cuda`"
-            } else if cfg!(feature = "cuda") {
+            } else if GPUS {
                 "; a GPU is `cuda` or `cuda:N`"
             } else {
                 ""
@@ -211,7 +214,7 @@ pub(crate) fn cuda_number(name: &str) -> Option<usize> {
 
 /// Whether the devices are GPUs that this build can use.
 fn on_gpu(devices: &[String]) -> bool {
-    cfg!(feature = "cuda") && devices.iter().any(|name| cuda_number(name).is_some())
+    GPUS && devices.iter().any(|name| cuda_number(name).is_some())
 }
 
 /// Applies upstream's readings to settings that were built in code rather than parsed.
@@ -444,12 +447,10 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(feature = "cuda")]
     use super::Findings;
     use super::cuda_number;
 
     /// The codes of what is wrong with training on these devices.
-    #[cfg(feature = "cuda")]
     fn wrong(devices: &[&str], ranks: Option<usize>, zero_stage: usize) -> Vec<String> {
         let mut config = crate::config::FinetuneConfig::default();
         config.training.devices = devices.iter().map(|&name| name.to_owned()).collect();
@@ -464,7 +465,6 @@ mod tests {
             .collect()
     }
 
-    #[cfg(feature = "cuda")]
     #[test]
     fn several_gpus_work_together_but_none_beside_the_processor() {
         let wrong = |devices: &[&str]| {
@@ -476,7 +476,6 @@ mod tests {
         assert_eq!(wrong(&["cuda:0", "cpu"]), 1);
     }
 
-    #[cfg(feature = "cuda")]
     #[test]
     fn gpus_train_together_and_share_out_what_a_stage_says() {
         let none: [&str; 0] = [];

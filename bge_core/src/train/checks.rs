@@ -3,6 +3,7 @@
 mod kinds;
 mod memory;
 mod ranks;
+mod runs;
 mod travel;
 mod zero;
 

@@ -94,7 +94,7 @@ impl Stepper {
         if arguments.fix_position_embedding {
             objective.freeze(|name| name.contains("position_embeddings"));
         }
-        #[cfg(feature = "cuda")]
+        #[cfg(any(feature = "cuda", test))]
         let gpu = {
             let half = [arguments.fp16, arguments.bf16];
             match crate::models::Placement::of(&arguments.devices, half, arguments.tf32)[..] {
@@ -144,10 +144,8 @@ impl Stepper {
             shards: None,
             #[cfg(any(feature = "cuda", test))]
             limit: std::time::Duration::from_secs(arguments.ddp_timeout as u64),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", test))]
             gpu,
-            #[cfg(all(test, not(feature = "cuda")))]
-            gpu: None,
         })
     }
 
