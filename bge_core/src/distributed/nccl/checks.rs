@@ -131,7 +131,9 @@ fn a_rank_that_waits_in_nccl_hears_the_first_failure() {
 }
 
 #[test]
-fn the_settings_of_a_communicator_have_the_form_of_version_2_14() {
+fn the_settings_and_types_have_the_form_of_version_2_14() {
+    let codes: Vec<_> = NumberType::ALL.iter().map(|&of| library::code(of)).collect();
+    assert_eq!(codes, [7, 6, 9]); // float32, float16, bfloat16 of `nccl.h`
     assert_eq!(size_of::<library::Config>(), 24);
     assert_eq!(size_of::<Id>(), ID_BYTES);
 }

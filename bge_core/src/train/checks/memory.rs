@@ -207,7 +207,7 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
 }
 
 /// Layers of which each is a small part of the whole.
-const LAYERS: usize = 12;
+const LAYERS: usize = 6;
 
 /// What each of two ranks holds after a step, and the most that a step takes; nothing without an emulator.
 fn shared(
@@ -239,10 +239,11 @@ fn shared(
 
 #[test]
 fn a_plan_is_what_ranks_hold_that_share_out_what_a_stage_says() {
-    for storage in [Storage::F32, Storage::Bf16] {
+    // Where moments and gradients lie does not depend on the storage.
+    for (storage, stages) in [(Storage::F32, 0..=3), (Storage::Bf16, 2..=3)] {
         let mut settings = settings(storage, false, None);
         let mut peaks = Vec::new();
-        for stage in [0, 1, 2, 3] {
+        for stage in stages {
             settings.training.zero_stage = stage;
             let options = PlanOptions {
                 world_size: 2,
@@ -259,7 +260,7 @@ fn a_plan_is_what_ranks_hold_that_share_out_what_a_stage_says() {
         }
         // What a stage shares out is not there when a step takes most.
         let [.., (two, all), (three, block)] = peaks[..] else {
-            panic!("four stages");
+            panic!("stages 2 and 3");
         };
         let [saved, planned] = [two - three, all - block].map(|bytes| bytes as f64);
         assert!(

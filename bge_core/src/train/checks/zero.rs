@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::kinds::{Kind, own_weights, possible, two_steps};
 use super::*;
-use crate::config::PoolingMethod;
+use crate::config::{NumberType, PoolingMethod};
 use crate::distributed::Communicator;
 use crate::error::Result;
 use crate::inference::{BatchLimits, VectorShape, encode_tokens};
@@ -14,20 +14,27 @@ fn sharing_out_the_optimizer_and_the_gradients_of_a_pass_changes_no_bit() {
     if !possible(Storage::Bf16) {
         return;
     }
-    let run = |zero_stage: usize, gradient_accumulation_steps: usize| {
+    let run = |zero_stage: usize, gradient_accumulation_steps: usize, storage: Storage| {
         let arguments = TrainingArguments {
             gradient_accumulation_steps,
             zero_stage,
+            communication_data_type: match storage {
+                Storage::F16 => NumberType::Fp16,
+                _ => NumberType::Fp32,
+            },
             ..Kind::Reranker.arguments()
         };
-        two_steps(Kind::Reranker, Storage::Bf16, &arguments)
+        two_steps(Kind::Reranker, storage, &arguments)
     };
-    let (whole, mut shared) = (run(0, 2), run(1, 2));
+    let (whole, mut shared) = (run(0, 2, Storage::Bf16), run(1, 2, Storage::Bf16));
     assert_eq!(whole[0], shared[0]);
     // Rank 0 alone brings the moments together.
     assert_eq!(std::mem::take(&mut shared[1].2), BTreeMap::new());
-    // Gradients that are summed in every pass add up in another order, if there are several.
-    assert_eq!(run(0, 1)[0], run(2, 1)[0]);
+    // Gradients that are summed in every pass add up in another order, if there are several. In 16 bits those of heads on the CPU
+    // travel as large as those of the GPU.
+    for storage in [Storage::Bf16, Storage::F16] {
+        assert!(run(0, 1, storage)[0] == run(2, 1, storage)[0], "{storage:?}");
+    }
 }
 
 #[test]
@@ -35,10 +42,8 @@ fn sharing_out_the_weights_changes_no_bit() {
     // Where a step is one pass, the bits of stage 0; otherwise those of stage 2.
     let (one_pass, passes) = ((1, None, 0), (2, Some(2), 2));
     for (kind, storage, gradient_checkpointing, pass) in [
-        (Kind::Deep, Storage::F32, false, one_pass),
         (Kind::Deep, Storage::F32, true, passes),
-        (Kind::Deep, Storage::Bf16, true, one_pass),
-        (Kind::Deep, Storage::F16, false, passes),
+        (Kind::Deep, Storage::F16, false, one_pass),
         // Heads on the CPU, which must have their new weights.
         (Kind::Reranker, Storage::F32, false, one_pass),
         (Kind::Heads, Storage::Bf16, false, one_pass),
