@@ -447,8 +447,7 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::Findings;
-    use super::cuda_number;
+    use super::{Findings, NumberType, cuda_number};
 
     /// The codes of what is wrong with training on these devices.
     fn wrong(devices: &[&str], ranks: Option<usize>, zero_stage: usize) -> Vec<String> {
@@ -484,6 +483,23 @@ mod tests {
         assert_eq!(wrong(&["cuda:0", "cpu"], None, 0), ["devices"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], Some(3), 0), ["nproc_per_node"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 4), ["zero_stage"]);
+    }
+
+    #[test]
+    fn gradients_travel_in_fp16_where_a_loss_scale_keeps_the_small_ones() {
+        let said = |fp16: bool, devices: &[&str]| {
+            let mut findings = Findings::default();
+            let mut config = crate::config::FinetuneConfig::default();
+            config.training.devices = devices.iter().map(|&name| name.to_owned()).collect();
+            config.training.fp16 = fp16;
+            config.training.communication_data_type = NumberType::Fp16;
+            config.check_machine(&mut findings);
+            let fields = findings.0.iter().filter_map(|issue| issue.field.as_deref());
+            fields.filter(|field| *field == "communication_data_type").count()
+        };
+        assert_eq!(said(true, &["cuda:0", "cuda:1"]), 0);
+        assert_eq!(said(false, &["cuda:0", "cuda:1"]), 1);
+        assert_eq!(said(true, &["cpu", "cpu"]), 1);
     }
 
     #[test]
