@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use bge_core::config::{
     Arguments, ConvertConfig, EncodeConfig, EvaluateConfig, FieldDoc, FieldKind, FinetuneConfig,
-    IntervalStrategy, KdLossType, Loader, LrSchedulerType, MergeConfig, MineConfig, Module,
+    IntervalStrategy, KdLossType, Loader, LrSchedulerType, MergeConfig, MineConfig, Module, NumberType,
     PipelineArguments, PoolingMethod, RenderFormat, RepairConfig, RerankConfig, SaveStrategy, ScoreConfig,
     SplitConfig, config_error, documented_toml, flag_help, from_command_line, groups, json_schema,
     split_config_flag, split_words, to_flags, to_json_text, to_toml,

@@ -271,3 +271,99 @@ fn what_is_rendered_is_read_again() {
         2
     );
 }
+
+#[test]
+fn how_gradients_travel_is_in_the_file_or_in_the_flag() {
+    let with_key = |value: Value| {
+        let mut file = upstream(2);
+        file["communication_data_type"] = value;
+        file.to_string()
+    };
+    let read = |flags: &str, file: &str| {
+        let words = split_words(&format!("{REQUIRED} --nproc_per_node 2 {flags}")).unwrap();
+        let words: Vec<String> = words
+            .into_iter()
+            .chain(["--deepspeed".to_owned(), file.to_owned()])
+            .collect();
+        let checked = parse_words(&words)?.0.check()?;
+        Ok::<_, Vec<Issue>>(checked.training.communication_data_type)
+    };
+    let [exact, brain] = [NumberType::Fp32, NumberType::Bf16];
+    for (flags, value, want) in [
+        ("", json!("bf16"), brain),
+        ("", json!("BF16"), brain),
+        ("", json!(null), exact),
+        ("--communication_data_type bf16", json!("auto"), brain),
+        ("--communication_data_type bf16", json!("bf16"), brain),
+    ] {
+        assert_eq!(read(flags, &with_key(value.clone())), Ok(want), "{flags} {value}");
+    }
+    // A file without the key leaves the flag alone.
+    assert_eq!(
+        read("--communication_data_type bf16", &upstream(2).to_string()),
+        Ok(brain)
+    );
+    for (flags, value, word) in [
+        (
+            "--communication_data_type fp16",
+            json!("bf16"),
+            "give one of the two",
+        ),
+        ("", json!("int8"), "one of fp32, fp16, bf16"),
+        ("", json!(16), "one of fp32, fp16, bf16"),
+    ] {
+        let issues = read(flags, &with_key(value)).unwrap_err();
+        let errors: Vec<_> = issues
+            .iter()
+            .filter(|issue| issue.severity == Severity::Error)
+            .collect();
+        assert_eq!(errors.len(), 1, "{issues:#?}");
+        let message = &errors[0].message;
+        assert!(
+            message.contains("communication_data_type") && message.contains(word),
+            "{message}"
+        );
+    }
+
+    // And back.
+    let flags = "--nproc_per_node 2 --communication_data_type bf16";
+    let (config, _) = parse(&format!("{REQUIRED} {flags}")).unwrap();
+    let file = config.render(RenderFormat::DeepSpeed, Module::EncoderOnlyBase);
+    assert_eq!(read("", &file), Ok(brain), "{file}");
+    let command = config.render(RenderFormat::FlagEmbedding, Module::EncoderOnlyBase);
+    let again = from_command_line(&command)
+        .unwrap()
+        .config
+        .arguments
+        .check()
+        .unwrap();
+    assert_eq!(again.training.communication_data_type, brain, "{command}");
+    let (config, _) = parse(&format!("{REQUIRED} --nproc_per_node 2")).unwrap();
+    let file = config.render(RenderFormat::DeepSpeed, Module::EncoderOnlyBase);
+    assert!(!file.contains("communication_data_type"), "{file}");
+}
+
+#[test]
+fn a_way_to_travel_that_means_nothing_or_little_is_said_and_a_wrong_one_refused() {
+    let said = |flags: &str| {
+        let checked = parse(&format!("{REQUIRED} {flags}")).unwrap().0.check().unwrap();
+        let about = |issue: &&Issue| issue.field.as_deref() == Some("communication_data_type");
+        let codes = checked.warnings().iter().filter(about).map(|issue| issue.code);
+        codes.collect::<Vec<_>>()
+    };
+    let two = "--nproc_per_node 2";
+    assert_eq!(said("--communication_data_type bf16"), ["config.no_effect"]);
+    let fine = said(&format!("--communication_data_type fp16 --fp16 {two}"));
+    assert_eq!(fine, ["config.precision"], "the CPU has no loss scale");
+    for quiet in [
+        &format!("--communication_data_type bf16 {two}"),
+        "--communication_data_type fp32",
+    ] {
+        assert_eq!(said(quiet), [""; 0], "{quiet}");
+    }
+    let issues = parse(&format!("{REQUIRED} {two} --communication_data_type fp8")).unwrap_err();
+    assert!(
+        only(&issues).message.contains("one of fp32, fp16, bf16"),
+        "{issues:#?}"
+    );
+}

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bge_core::config::NumberType;
 use bge_core::distributed::{Communicator, Solo, ThreadGroup, ThreadRank};
 use bge_core::{Error, ErrorKind, Result};
 
@@ -51,7 +52,7 @@ fn sums_are_made_in_the_order_of_the_ranks_whoever_comes_first() {
             for reversed in [false, true] {
                 let sums = on(world, reversed, |ranks| {
                     let mut mine = values(ranks.rank(), length);
-                    ranks.all_reduce(&mut mine)?;
+                    ranks.all_reduce(&mut mine, NumberType::Fp32)?;
                     Ok(bits(&mine))
                 });
                 assert_eq!(sums, vec![bits(&sum(world, length)); world], "{world} ranks");
@@ -69,8 +70,8 @@ fn blocks_of_any_length_are_scattered_and_gathered() {
         ] {
             let total: usize = lengths.iter().sum();
             let parts = on(world, true, |ranks| {
-                let part = ranks.reduce_scatter(&values(ranks.rank(), total), &lengths)?;
-                let whole = ranks.all_gather(&part, &lengths)?;
+                let part = ranks.reduce_scatter(&values(ranks.rank(), total), &lengths, NumberType::Fp32)?;
+                let whole = ranks.all_gather(&part, &lengths, NumberType::Fp32)?;
                 Ok((part, whole))
             });
             let expected = sum(world, total);
@@ -90,7 +91,7 @@ fn numbers_broadcasts_orders_and_barriers_reach_everyone() {
             let rank = ranks.rank();
             let numbers = ranks.gather_numbers(&[rank as f64, 0.1])?;
             let mut from_last = values(rank, 9);
-            ranks.broadcast(world - 1, &mut from_last)?;
+            ranks.broadcast(world - 1, &mut from_last, NumberType::Fp32)?;
             let word = ranks.order(40 + rank as u32)?;
             // The last rank comes late; nobody leaves the barrier before it.
             if rank == world - 1 {
@@ -111,16 +112,16 @@ fn numbers_broadcasts_orders_and_barriers_reach_everyone() {
 #[test]
 fn a_world_of_one_changes_nothing() {
     let mut mine = values(3, 10);
-    Solo.all_reduce(&mut mine).unwrap();
-    Solo.broadcast(0, &mut mine).unwrap();
+    Solo.all_reduce(&mut mine, NumberType::Fp32).unwrap();
+    Solo.broadcast(0, &mut mine, NumberType::Fp32).unwrap();
     assert_eq!(mine, values(3, 10));
-    assert_eq!(Solo.reduce_scatter(&mine, &[10]).unwrap(), mine);
-    assert_eq!(Solo.all_gather(&mine, &[10]).unwrap(), mine);
+    assert_eq!(Solo.reduce_scatter(&mine, &[10], NumberType::Fp32).unwrap(), mine);
+    assert_eq!(Solo.all_gather(&mine, &[10], NumberType::Fp32).unwrap(), mine);
     assert_eq!(Solo.gather_numbers(&[2.0]).unwrap(), [2.0]);
     assert_eq!(Solo.order(7).unwrap(), 7);
     assert_eq!((Solo.rank(), Solo.world_size()), (0, 1));
-    assert!(Solo.broadcast(1, &mut mine).is_err());
-    assert!(Solo.all_gather(&mine, &[4]).is_err());
+    assert!(Solo.broadcast(1, &mut mine, NumberType::Fp32).is_err());
+    assert!(Solo.all_gather(&mine, &[4], NumberType::Fp32).is_err());
 }
 
 /// The error of a group whose ranks do this, within a tenth of the limit of the tests.
@@ -140,16 +141,16 @@ fn different_calls_are_an_error_and_not_a_hang() {
                 if ranks.rank() == 1 {
                     return ranks.barrier();
                 }
-                ranks.all_reduce(&mut [0.0; 3])
+                ranks.all_reduce(&mut [0.0; 3], NumberType::Fp32)
             },
             ["rank 0 calls all_reduce of 3 values", "rank 1 barrier"],
         ),
         (
-            |ranks| ranks.all_reduce(&mut vec![0.0; 3 + ranks.rank() / 2]),
+            |ranks| ranks.all_reduce(&mut vec![0.0; 3 + ranks.rank() / 2], NumberType::Fp32),
             ["all_reduce of 3 values", "rank 2 all_reduce of 4 values"],
         ),
         (
-            |ranks| ranks.broadcast(ranks.rank() / 2, &mut [0.0; 2]),
+            |ranks| ranks.broadcast(ranks.rank() / 2, &mut [0.0; 2], NumberType::Fp32),
             ["from rank 0", "from rank 1"],
         ),
         (
@@ -172,10 +173,16 @@ fn different_calls_are_an_error_and_not_a_hang() {
 #[test]
 fn wrong_lengths_are_refused() {
     for error in [
-        failure(2, |ranks| ranks.all_gather(&[1.0], &[1]).map(drop)),
-        failure(2, |ranks| ranks.all_gather(&[1.0], &[2, 2]).map(drop)),
-        failure(2, |ranks| ranks.reduce_scatter(&[1.0], &[1, 1]).map(drop)),
-        failure(2, |ranks| ranks.broadcast(2, &mut [1.0])),
+        failure(2, |ranks| {
+            ranks.all_gather(&[1.0], &[1], NumberType::Fp32).map(drop)
+        }),
+        failure(2, |ranks| {
+            ranks.all_gather(&[1.0], &[2, 2], NumberType::Fp32).map(drop)
+        }),
+        failure(2, |ranks| {
+            ranks.reduce_scatter(&[1.0], &[1, 1], NumberType::Fp32).map(drop)
+        }),
+        failure(2, |ranks| ranks.broadcast(2, &mut [1.0], NumberType::Fp32)),
     ] {
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     }
@@ -193,7 +200,7 @@ fn the_first_error_ends_every_rank() {
             let error = ranks.barrier().unwrap_err();
             seen.lock().unwrap().push(error.to_string());
             // It stays so.
-            assert!(ranks.all_reduce(&mut [1.0]).is_err());
+            assert!(ranks.all_reduce(&mut [1.0], NumberType::Fp32).is_err());
             Err(error)
         });
         assert_eq!(error.kind(), ErrorKind::NotFinite);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bge_core::config::TrainingArguments;
+use bge_core::config::{NumberType, TrainingArguments};
 use bge_core::distributed::{Communicator, ThreadGroup, together};
 use bge_core::models::{Bert, CrossEncoder, M3, ModelFolder, read_weights};
 use bge_core::train::{Held, MicroBatch, PairBatch, StepReport, Stepper, TrainBatch};
@@ -332,24 +332,24 @@ impl Communicator for Breaking {
         self.line.world_size()
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        self.call().all_reduce(values)
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()> {
+        self.call().all_reduce(values, travels)
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        self.call().reduce_scatter(values, lengths)
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
+        self.call().reduce_scatter(values, lengths, travels)
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
-        self.call().all_gather(own, lengths)
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
+        self.call().all_gather(own, lengths, travels)
     }
 
     fn gather_numbers(&self, own: &[f64]) -> Result<Vec<f64>> {
         self.call().gather_numbers(own)
     }
 
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
-        self.call().broadcast(root, values)
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()> {
+        self.call().broadcast(root, values, travels)
     }
 
     fn barrier(&self) -> Result<()> {

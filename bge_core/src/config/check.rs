@@ -5,10 +5,14 @@ use std::ops::Deref;
 use serde_json::Value;
 
 use super::FinetuneConfig;
+use super::choices::NumberType;
 use super::field::{Arguments, shown_text, upstream_reading};
 use super::format;
 use super::module::Module;
 use crate::issue::{Issue, Severity};
+
+/// Whether this build computes on GPUs; its own tests emulate them.
+const GPUS: bool = cfg!(any(feature = "cuda", test));
 
 /// Settings that passed every rule. Only these reach a trainer or an encoder, and nothing else makes them.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,12 +158,12 @@ impl Findings {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
-            if name == "cpu" || name == "cpu:0" || cuda && cfg!(feature = "cuda") {
+            if name == "cpu" || name == "cpu:0" || cuda && GPUS {
                 continue;
             }
             let hint = if cuda {
                 "; for an NVIDIA GPU, build it with `--features bge_core/cuda`"
-            } else if cfg!(feature = "cuda") {
+            } else if GPUS {
                 "; a GPU is `cuda` or `cuda:N`"
             } else {
                 ""
@@ -210,7 +214,7 @@ pub(crate) fn cuda_number(name: &str) -> Option<usize> {
 
 /// Whether the devices are GPUs that this build can use.
 fn on_gpu(devices: &[String]) -> bool {
-    cfg!(feature = "cuda") && devices.iter().any(|name| cuda_number(name).is_some())
+    GPUS && devices.iter().any(|name| cuda_number(name).is_some())
 }
 
 /// Applies upstream's readings to settings that were built in code rather than parsed.
@@ -414,6 +418,14 @@ impl FinetuneConfig {
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "zero_stage", message);
         }
+        let travels = training.communication_data_type;
+        if travels != NumberType::Fp32 && ranks == 1 {
+            let message = "with one rank nothing travels, so it has no effect; see `nproc_per_node`";
+            findings.warning("config.no_effect", "communication_data_type", message);
+        } else if travels == NumberType::Fp16 && !(training.fp16 && training.on_gpus()) {
+            let message = "without the loss scale of `fp16` on a GPU, gradients below 6e-8 become 0 on their way; `bf16` keeps them";
+            findings.warning("config.precision", "communication_data_type", message);
+        }
         findings.count("dataloader_num_workers", training.dataloader_num_workers, 0, 1024);
         if let Some(size) = training.sub_batch_size {
             findings.count("sub_batch_size", size, 1, MAX_BATCH);
@@ -435,12 +447,9 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(feature = "cuda")]
-    use super::Findings;
-    use super::cuda_number;
+    use super::{Findings, NumberType, cuda_number};
 
     /// The codes of what is wrong with training on these devices.
-    #[cfg(feature = "cuda")]
     fn wrong(devices: &[&str], ranks: Option<usize>, zero_stage: usize) -> Vec<String> {
         let mut config = crate::config::FinetuneConfig::default();
         config.training.devices = devices.iter().map(|&name| name.to_owned()).collect();
@@ -455,7 +464,6 @@ mod tests {
             .collect()
     }
 
-    #[cfg(feature = "cuda")]
     #[test]
     fn several_gpus_work_together_but_none_beside_the_processor() {
         let wrong = |devices: &[&str]| {
@@ -467,7 +475,6 @@ mod tests {
         assert_eq!(wrong(&["cuda:0", "cpu"]), 1);
     }
 
-    #[cfg(feature = "cuda")]
     #[test]
     fn gpus_train_together_and_share_out_what_a_stage_says() {
         let none: [&str; 0] = [];
@@ -476,6 +483,23 @@ mod tests {
         assert_eq!(wrong(&["cuda:0", "cpu"], None, 0), ["devices"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], Some(3), 0), ["nproc_per_node"]);
         assert_eq!(wrong(&["cuda:0", "cuda:1"], None, 4), ["zero_stage"]);
+    }
+
+    #[test]
+    fn gradients_travel_in_fp16_where_a_loss_scale_keeps_the_small_ones() {
+        let said = |fp16: bool, devices: &[&str]| {
+            let mut findings = Findings::default();
+            let mut config = crate::config::FinetuneConfig::default();
+            config.training.devices = devices.iter().map(|&name| name.to_owned()).collect();
+            config.training.fp16 = fp16;
+            config.training.communication_data_type = NumberType::Fp16;
+            config.check_machine(&mut findings);
+            let fields = findings.0.iter().filter_map(|issue| issue.field.as_deref());
+            fields.filter(|field| *field == "communication_data_type").count()
+        };
+        assert_eq!(said(true, &["cuda:0", "cuda:1"]), 0);
+        assert_eq!(said(false, &["cuda:0", "cuda:1"]), 1);
+        assert_eq!(said(true, &["cpu", "cpu"]), 1);
     }
 
     #[test]

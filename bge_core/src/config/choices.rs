@@ -78,6 +78,28 @@ choices! {
 }
 
 choices! {
+    /// How a number travels from rank to rank.
+    pub enum NumberType {
+        /// In 32 bits, as it is.
+        Fp32 = "fp32",
+        /// In 16 bits, five of them for the exponent: up to 65504, with three decimal digits.
+        Fp16 = "fp16",
+        /// In 16 bits, eight of them for the exponent: as far as 32 bits reach, with two decimal digits.
+        Bf16 = "bf16",
+    }
+}
+
+impl NumberType {
+    /// Bytes of a number on its way.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Fp32 => 4,
+            Self::Fp16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+choices! {
     /// What the texts to encode are, which decides their instruction and their length.
     pub enum TextRole {
         /// Neither: no instruction, the passage length.

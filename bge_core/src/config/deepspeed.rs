@@ -1,14 +1,14 @@
 //! `--deepspeed`: a file of `DeepSpeed`, held against the settings.
 //!
 //! As in transformers (`integrations/deepspeed.py`), "auto" stands for the value of a setting, and another value must be that of
-//! the setting; it is never taken silently. What remains is the stage of `ZeRO`. Keys that tune what bge does not have
+//! the setting; it is never taken silently. What remains is the stage of `ZeRO`, and how gradients travel. Keys that tune what bge does not have
 //! are named in one warning.
 
 use serde_json::{Map, Value, json};
 
 use super::FinetuneConfig;
 use super::check::Findings;
-use super::choices::LrSchedulerType;
+use super::choices::{LrSchedulerType, NumberType};
 use super::field::{Setting, shown};
 
 const FIELD: &str = "deepspeed";
@@ -29,12 +29,13 @@ struct Reader<'a> {
     config: &'a FinetuneConfig,
     findings: &'a mut Findings,
     stage: Option<usize>,
+    travels: Option<NumberType>,
     /// Keys that mean nothing here.
     idle: Vec<String>,
 }
 
 impl FinetuneConfig {
-    /// Takes the stage out of the file of `deepspeed`, and reports what contradicts other settings. The file is not needed
+    /// Takes the stage, and how gradients travel, out of the file of `deepspeed`, and reports what contradicts other settings. The file is not needed
     /// after that.
     pub(super) fn check_deepspeed(&mut self, findings: &mut Findings) {
         let Some(given) = self
@@ -55,13 +56,16 @@ impl FinetuneConfig {
             config: self,
             findings,
             stage: None,
+            travels: None,
             idle: Vec::new(),
         };
         for (key, value) in &leaves {
             reader.read(key, value);
         }
         reader.compare_recipe(&leaves);
-        let Reader { stage, idle, .. } = reader;
+        let Reader {
+            stage, travels, idle, ..
+        } = reader;
         if !idle.is_empty() {
             let message = format!("ignored, as they mean nothing here: {}", idle.join(", "));
             findings.warning("config.deepspeed", FIELD, message);
@@ -76,11 +80,21 @@ impl FinetuneConfig {
             }
             self.training.zero_stage = stage;
         }
+        if let Some(travels) = travels {
+            let own = self.training.communication_data_type;
+            if own != NumberType::default() && own != travels {
+                let message = format!(
+                    "the file says communication_data_type = {travels} and the flag of that name is {own}; give one of the two"
+                );
+                findings.error("config.conflict", FIELD, message);
+            }
+            self.training.communication_data_type = travels;
+        }
     }
 
-    /// A file that leaves everything but the stage to the flags.
+    /// A file that leaves everything but the stage, and how gradients travel, to the flags.
     pub(super) fn smallest_deepspeed(&self) -> Value {
-        json!({
+        self.with_travel(json!({
             "zero_optimization": { "stage": self.training.zero_stage },
             "fp16": { "enabled": "auto" },
             "bf16": { "enabled": "auto" },
@@ -88,7 +102,16 @@ impl FinetuneConfig {
             "gradient_clipping": "auto",
             "train_batch_size": "auto",
             "train_micro_batch_size_per_gpu": "auto",
-        })
+        }))
+    }
+
+    /// The file with the key for how gradients travel, where that is not as they are.
+    pub(super) fn with_travel(&self, mut file: Value) -> Value {
+        let travels = self.training.communication_data_type;
+        if let (Some(map), true) = (file.as_object_mut(), travels != NumberType::default()) {
+            map.insert("communication_data_type".to_owned(), travels.to_json());
+        }
+        file
     }
 
     /// Queries of a step over all ranks.
@@ -129,6 +152,11 @@ impl Reader<'_> {
             "zero_optimization.stage" => match usize::from_json(value) {
                 Ok(stage @ 0..=3) => self.stage = Some(stage),
                 _ => self.refuse(key, value, "expected 0, 1, 2 or 3"),
+            },
+            "communication_data_type" if is_auto(value) || value.is_null() => {}
+            "communication_data_type" => match NumberType::from_json(value) {
+                Ok(travels) => self.travels = Some(travels),
+                Err(message) => self.refuse(key, value, &message),
             },
             "train_micro_batch_size_per_gpu" => {
                 self.equal(

@@ -35,7 +35,9 @@ pub(crate) mod unknown;
 #[cfg(feature = "model")]
 pub(crate) use check::cuda_number;
 pub use check::{Checked, CheckedConfig};
-pub use choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy, TextRole};
+pub use choices::{
+    IntervalStrategy, KdLossType, LrSchedulerType, NumberType, PoolingMethod, SaveStrategy, TextRole,
+};
 pub use data::DataArguments;
 pub use embedding::{EmbedArguments, EncodeArguments, EncodeConfig, EvaluateArguments, EvaluateConfig};
 pub use field::{Arguments, FieldDoc, FieldKind};

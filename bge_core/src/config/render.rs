@@ -48,13 +48,15 @@ impl FinetuneConfig {
         let mut upstream = self.clone();
         // The launcher has it.
         upstream.training.nproc_per_node = None;
-        if self.training.zero_stage > 0 {
+        let defaults = Self::default();
+        let travels = defaults.training.communication_data_type;
+        if self.training.zero_stage > 0 || self.training.communication_data_type != travels {
             upstream.training.zero_stage = 0;
+            upstream.training.communication_data_type = travels;
             let file = || self.smallest_deepspeed().to_string();
             upstream.training.deepspeed.get_or_insert_with(file);
         }
         let mut left_out = Vec::new();
-        let defaults = Self::default();
         // Upstream has no evaluation, and its Trainer refuses an eval_strategy without data.
         for field in Self::fields()
             .iter()
@@ -152,7 +154,7 @@ impl FinetuneConfig {
             });
             map.extend(rest.as_object().cloned().unwrap_or_default());
         }
-        file
+        resolved.with_travel(file)
     }
 }
 

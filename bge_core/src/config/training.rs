@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::choices::{IntervalStrategy, KdLossType, LrSchedulerType, PoolingMethod, SaveStrategy};
+use super::choices::{
+    IntervalStrategy, KdLossType, LrSchedulerType, NumberType, PoolingMethod, SaveStrategy,
+};
 use super::declare::arguments;
 
 arguments! {
@@ -113,7 +115,10 @@ arguments! {
         /// What the ranks share out instead of each holding all of it: 1 the optimizer, 2 also gradients, 3 also weights. The
         /// result is that of 0 (from 2 on up to rounding), and so is the checkpoint.
         zero_stage: usize = 0, ours;
-        /// A JSON file of `DeepSpeed`, or its text: it gives `zero_stage`, and what else it says must be "auto" or what the other
+        /// How gradients travel between ranks, as `DeepSpeed`'s key: `bf16` and `fp16` halve the traffic and round each rank's
+        /// gradients and their sums to 16 bits. All ranks still hold the same bits, but no longer those of one rank.
+        communication_data_type: NumberType = NumberType::Fp32, ours;
+        /// A JSON file of `DeepSpeed`, or its text: it gives `zero_stage` and `communication_data_type`, and what else it says must be "auto" or what the other
         /// settings say.
         deepspeed: Option<String> = None;
         /// Seconds that a rank waits for another before all end with an error.

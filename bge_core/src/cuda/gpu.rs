@@ -231,7 +231,7 @@ macro_rules! plain {
         }
     )*};
 }
-plain!(f32, f64, u16, u32, u64);
+plain!(f32, f64, u8, u16, u32, u64);
 
 /// Memory that holds these values.
 pub(crate) fn memory_of<T: Plain>(gpu: &Arc<dyn Gpu>, values: &[T]) -> Result<Memory> {

@@ -45,6 +45,7 @@ pub(crate) const NAMES: &[&str] = &[
     "embedding_forward",
     "first_rows",
     "narrow",
+    "narrow_halves",
     "norm_backward",
     "norm_partials",
     "others_backward",

@@ -2,14 +2,16 @@
 
 use std::fmt;
 
+use crate::config::NumberType;
+
 /// Which call a rank is in; those of all ranks must be equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Call {
-    AllReduce(usize),
-    ReduceScatter(Vec<usize>),
-    AllGather(Vec<usize>),
+    AllReduce(usize, NumberType),
+    ReduceScatter(Vec<usize>, NumberType),
+    AllGather(Vec<usize>, NumberType),
     GatherNumbers(usize),
-    Broadcast(usize, usize),
+    Broadcast(usize, usize, NumberType),
     Barrier,
     Order,
 }
@@ -17,17 +19,30 @@ pub(super) enum Call {
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AllReduce(length) => write!(f, "all_reduce of {length} values"),
-            Self::ReduceScatter(lengths) => write!(f, "reduce_scatter into {}", blocks(lengths)),
-            Self::AllGather(lengths) => write!(f, "all_gather of {}", blocks(lengths)),
+            Self::AllReduce(length, travels) => write!(f, "all_reduce of {length} {}", values(*travels)),
+            Self::ReduceScatter(lengths, travels) => {
+                write!(
+                    f,
+                    "reduce_scatter into blocks of {lengths:?} {}",
+                    values(*travels)
+                )
+            }
+            Self::AllGather(lengths, travels) => {
+                write!(f, "all_gather of blocks of {lengths:?} {}", values(*travels))
+            }
             Self::GatherNumbers(length) => write!(f, "gather_numbers of {length} values"),
-            Self::Broadcast(root, length) => write!(f, "broadcast of {length} values from rank {root}"),
+            Self::Broadcast(root, length, travels) => {
+                write!(f, "broadcast of {length} {} from rank {root}", values(*travels))
+            }
             Self::Barrier => write!(f, "barrier"),
             Self::Order => write!(f, "order"),
         }
     }
 }
 
-fn blocks(lengths: &[usize]) -> String {
-    format!("blocks of {lengths:?} values")
+fn values(travels: NumberType) -> String {
+    match travels {
+        NumberType::Fp32 => "values".to_owned(),
+        short => format!("values in {short}"),
+    }
 }

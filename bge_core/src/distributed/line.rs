@@ -22,7 +22,7 @@ use crate::random::mix;
 
 /// What the rank asks for.
 pub(super) enum Job {
-    Floats(Exchange<f32>, Sender<Result<Brought<f32>>>),
+    Bytes(Exchange<u8>, Sender<Result<Brought<u8>>>),
     Numbers(Exchange<f64>, Sender<Result<Brought<f64>>>),
     /// How long to wait for others from now on.
     Limit(Duration),
@@ -116,7 +116,7 @@ impl Line {
         loop {
             match self.next() {
                 job if self.failure.is_some() => self.refuse(job),
-                Job::Floats(exchange, reply) => self.exchange(&exchange, &reply),
+                Job::Bytes(exchange, reply) => self.exchange(&exchange, &reply),
                 Job::Numbers(exchange, reply) => self.exchange(&exchange, &reply),
                 Job::Limit(limit) => self.limit = limit,
                 Job::Check(reply) => drop(reply.send(Ok(()))),
@@ -158,7 +158,7 @@ impl Line {
     fn refuse(&mut self, job: Job) {
         let error = || self.failure.as_ref().map_or_else(ended, Failure::error);
         match job {
-            Job::Floats(_, reply) => drop(reply.send(Err(error()))),
+            Job::Bytes(_, reply) => drop(reply.send(Err(error()))),
             Job::Numbers(_, reply) => drop(reply.send(Err(error()))),
             Job::Limit(_) => {}
             Job::Check(reply) => drop(reply.send(Err(error()))),

@@ -4,6 +4,7 @@
 //! [`Solo`] is the world of one and costs nothing; the ranks of a [`ThreadGroup`] are threads of this process, and a process may
 //! be a rank with the feature `mpi`, or `nccl` under torchrun. Every sum is made in the order of the ranks, so that all of them hold
 //! the same bits, whoever came first; between GPUs that NCCL connects (`nccl`) all hold the same bits too, but the order is NCCL's.
+//! Numbers travel in 32 bits or in 16 ([`NumberType`]).
 //!
 //! All ranks make the same calls in the same order. A call that the others do not make, a rank that ends, panics or fails, or one
 //! that does not come within the limit is an error on every rank and not a hang.
@@ -17,6 +18,7 @@ mod launcher;
 mod line;
 #[cfg(any(feature = "nccl", test))]
 mod nccl;
+mod number;
 #[cfg(feature = "mpi")]
 mod processes;
 mod solo;
@@ -29,6 +31,7 @@ mod torchrun;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::NumberType;
 use crate::error::{Result, bail};
 pub(crate) use failure::of_rank;
 pub use launcher::{Launched, Launcher};
@@ -42,6 +45,9 @@ pub use threads::{ThreadGroup, ThreadRank, together};
 pub use torchrun::Torchrun;
 
 /// One rank's line to the others.
+///
+/// Numbers travel as the caller says, which must be the same on all ranks. In 16 bits each is rounded before it leaves, and a sum
+/// is rounded again, after it was made in f32 in the order of the ranks. A world of one sends nothing and rounds nothing.
 pub trait Communicator: fmt::Debug + Send + Sync {
     /// The number of this rank, from 0.
     fn rank(&self) -> usize;
@@ -60,19 +66,19 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     }
 
     /// Replaces the values by the sum over all ranks.
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()>;
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()>;
 
     /// The sum over all ranks, of which each gets its block: the blocks have these lengths, in the order of the ranks.
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>>;
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>>;
 
     /// The blocks of all ranks, one after another; every rank knows all lengths.
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>>;
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>>;
 
     /// A few numbers of every rank, one rank after another; all have equally many.
     fn gather_numbers(&self, own: &[f64]) -> Result<Vec<f64>>;
 
     /// Replaces the values by those of rank `root`.
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()>;
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()>;
 
     /// Returns when every rank has come here.
     fn barrier(&self) -> Result<()>;

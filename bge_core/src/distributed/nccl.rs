@@ -2,7 +2,7 @@
 //!
 //! It lies over another line between the same ranks, on which they find each other and on which everything small goes: numbers,
 //! orders, failures. Floats go from GPU to GPU. **NCCL chooses the order of its sums** by the number, the kind and the place of the GPUs: all ranks
-//! hold the same bits, but not those of a line that sums in the order of the ranks.
+//! hold the same bits, but not those of a line that sums in the order of the ranks. Sums of 16-bit numbers it may round at each addition.
 //!
 //! NCCL is told not to block, and is asked until it is done: meanwhile a failure of another rank is heard, and waiting has a limit. The
 //! first failure aborts the communicator of every rank. Where a rank has no NCCL, or two share a GPU, all goes over the other line.
@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Communicator, block, check_lengths, check_own, check_root, nap, of_rank};
-use crate::cuda::gpu::{Gpu, Memory, Plain, memory_of, read_values};
+use crate::config::NumberType;
+use crate::cuda::gpu::{Gpu, memory_of, read_values};
 use crate::error::{Error, Result, bail};
 use library::{Collective, Comm, ID_BYTES, Id, Nvidia};
 
@@ -95,32 +96,32 @@ impl Nccl {
         })
     }
 
-    /// Replaces floats in the memory of this rank's GPU by their sums over the ranks, where the GPUs reach each other.
-    pub(crate) fn sum(&self, at: u64, floats: usize) -> Result<()> {
-        self.run(Collective::AllReduce(at, at, floats))
+    /// Replaces numbers of a type in the memory of this rank's GPU by their sums over the ranks, where the GPUs reach each other.
+    pub(crate) fn sum(&self, at: u64, count: usize, of: NumberType) -> Result<()> {
+        self.run(Collective::AllReduce(at, at, count), of)
     }
 
-    /// Replaces floats in the memory of rank `root`'s GPU by their sums over the ranks, where the GPUs reach each other; what the
-    /// others have stays there.
-    pub(crate) fn sum_on(&self, root: usize, at: u64, floats: usize) -> Result<()> {
-        self.run(Collective::Reduce(root, at, floats))
+    /// Replaces numbers of a type in the memory of rank `root`'s GPU by their sums over the ranks, where the GPUs reach each other;
+    /// what the others have is of no use any more.
+    pub(crate) fn sum_on(&self, root: usize, at: u64, count: usize, of: NumberType) -> Result<()> {
+        self.run(Collective::Reduce(root, at, count), of)
     }
 
     /// Puts floats that rank `root` has at `from` where each rank says, in the memory of its GPU, where the GPUs reach each other. They
     /// may be two numbers of 16 bits each: nothing is computed with them.
     pub(crate) fn share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
-        self.run(Collective::Broadcast(root, from, to, floats))
+        self.run(Collective::Broadcast(root, from, to, floats), NumberType::Fp32)
     }
 
     /// Begins what [`Nccl::sum`] does, once all that the GPU was told is done, and beside what it is told next, which must leave these
-    /// floats alone. [`Nccl::finish`] must follow.
-    pub(crate) fn begin_sum(&self, at: u64, floats: usize) -> Result<()> {
-        self.begin(Collective::AllReduce(at, at, floats))
+    /// numbers alone. [`Nccl::finish`] must follow.
+    pub(crate) fn begin_sum(&self, at: u64, count: usize, of: NumberType) -> Result<()> {
+        self.begin(Collective::AllReduce(at, at, count), of)
     }
 
     /// Begins what [`Nccl::share`] does, in the same way.
     pub(crate) fn begin_share(&self, root: usize, from: u64, to: u64, floats: usize) -> Result<()> {
-        self.begin(Collective::Broadcast(root, from, to, floats))
+        self.begin(Collective::Broadcast(root, from, to, floats), NumberType::Fp32)
     }
 
     /// Waits for all that was begun.
@@ -129,19 +130,21 @@ impl Nccl {
     }
 
     /// Runs a collective in the second line of work, and does not wait for it.
-    fn begin(&self, collective: Collective) -> Result<()> {
+    fn begin(&self, collective: Collective, of: NumberType) -> Result<()> {
         self.with_comm(|comm| {
             let stream = self.gpu.enter_beside()?;
-            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            comm.run(collective, of, stream)
+                .map_err(|error| self.first(error))?;
             self.wait(comm, &collective, || Ok(true))
         })
     }
 
     /// Runs a collective and waits for it.
-    fn run(&self, collective: Collective) -> Result<()> {
+    fn run(&self, collective: Collective, of: NumberType) -> Result<()> {
         self.with_comm(|comm| {
             let stream = self.gpu.enter()?;
-            comm.run(collective, stream).map_err(|error| self.first(error))?;
+            comm.run(collective, of, stream)
+                .map_err(|error| self.first(error))?;
             self.wait(comm, &collective, || self.gpu.is_idle())
         })
     }
@@ -190,7 +193,7 @@ impl Nccl {
         if rank == 0 {
             bytes = nvidia.id()?.0.map(f32::from);
         }
-        self.line.broadcast(0, &mut bytes)?;
+        self.line.broadcast(0, &mut bytes, NumberType::Fp32)?;
         self.gpu.enter()?;
         let comm = Comm::begin(Arc::clone(nvidia), size, rank, Id(bytes.map(|byte| byte as u8)))?;
         match self.wait(&comm, &"the first meeting", || self.gpu.is_idle()) {
@@ -238,10 +241,6 @@ impl Nccl {
         }
         echo
     }
-
-    fn memory(&self, floats: usize) -> Result<Memory> {
-        self.gpu.alloc(floats * size_of::<f32>())
-    }
 }
 
 impl Communicator for Nccl {
@@ -261,23 +260,22 @@ impl Communicator for Nccl {
         self.line.sharers()
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()> {
         if values.is_empty() || !self.reaches()? {
-            return self.line.all_reduce(values);
+            return self.line.all_reduce(values, travels);
         }
-        let memory = memory_of(&self.gpu, values)?;
-        self.run(Collective::AllReduce(
-            memory.address(),
-            memory.address(),
-            values.len(),
-        ))?;
-        self.gpu.download(memory.address(), f32::bytes_mut(values))
+        let memory = memory_of(&self.gpu, &travels.pack(values))?;
+        let at = memory.address();
+        self.run(Collective::AllReduce(at, at, values.len()), travels)?;
+        let bytes: Vec<u8> = read_values(&self.gpu, at, memory.bytes())?;
+        values.copy_from_slice(&travels.unpack(&bytes));
+        Ok(())
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.world_size(), lengths, values.len())?;
         if values.is_empty() || !self.reaches()? {
-            return self.line.reduce_scatter(values, lengths);
+            return self.line.reduce_scatter(values, lengths, travels);
         }
         // NCCL's blocks have one length.
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -286,42 +284,51 @@ impl Communicator for Nccl {
             let (first, length) = block(lengths, rank);
             place[..length].copy_from_slice(&values[first..first + length]);
         }
-        let (from, to) = (memory_of(&self.gpu, &padded)?, self.memory(longest)?);
-        self.run(Collective::ReduceScatter(from.address(), to.address(), longest))?;
-        read_values(&self.gpu, to.address(), lengths[self.rank()])
+        let from = memory_of(&self.gpu, &travels.pack(&padded))?;
+        let to = self.gpu.alloc(longest * travels.bytes())?;
+        let collective = Collective::ReduceScatter(from.address(), to.address(), longest);
+        self.run(collective, travels)?;
+        let own = lengths[self.rank()] * travels.bytes();
+        let bytes: Vec<u8> = read_values(&self.gpu, to.address(), own)?;
+        Ok(travels.unpack(&bytes))
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.world_size(), lengths, lengths.iter().sum())?;
         check_own(self.rank(), own.len(), lengths)?;
         let longest = lengths.iter().copied().max().unwrap_or(0);
         if longest == 0 || !self.reaches()? {
-            return self.line.all_gather(own, lengths);
+            return self.line.all_gather(own, lengths, travels);
         }
-        let (from, to) = (self.memory(longest)?, self.memory(longest * lengths.len())?);
-        self.gpu.upload(from.address(), f32::bytes(own))?;
-        self.run(Collective::AllGather(from.address(), to.address(), longest))?;
-        let padded: Vec<f32> = read_values(&self.gpu, to.address(), longest * lengths.len())?;
-        let blocks = padded.chunks(longest).zip(lengths);
-        Ok(blocks
-            .flat_map(|(block, &length)| &block[..length])
+        let each = longest * travels.bytes();
+        let (from, to) = (self.gpu.alloc(each)?, self.gpu.alloc(each * lengths.len())?);
+        self.gpu.upload(from.address(), &travels.pack(own))?;
+        let collective = Collective::AllGather(from.address(), to.address(), longest);
+        self.run(collective, travels)?;
+        let padded: Vec<u8> = read_values(&self.gpu, to.address(), to.bytes())?;
+        let blocks = padded.chunks(each).zip(lengths);
+        let whole: Vec<u8> = blocks
+            .flat_map(|(block, &length)| &block[..length * travels.bytes()])
             .copied()
-            .collect())
+            .collect();
+        Ok(travels.unpack(&whole))
     }
 
     fn gather_numbers(&self, own: &[f64]) -> Result<Vec<f64>> {
         self.line.gather_numbers(own)
     }
 
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()> {
         check_root(self.world_size(), root)?;
         if values.is_empty() || !self.reaches()? {
-            return self.line.broadcast(root, values);
+            return self.line.broadcast(root, values, travels);
         }
-        let memory = memory_of(&self.gpu, values)?;
+        let memory = memory_of(&self.gpu, &travels.pack(values))?;
         let at = memory.address();
-        self.run(Collective::Broadcast(root, at, at, values.len()))?;
-        self.gpu.download(memory.address(), f32::bytes_mut(values))
+        self.run(Collective::Broadcast(root, at, at, values.len()), travels)?;
+        let bytes: Vec<u8> = read_values(&self.gpu, at, memory.bytes())?;
+        values.copy_from_slice(&travels.unpack(&bytes));
+        Ok(())
     }
 
     fn barrier(&self) -> Result<()> {

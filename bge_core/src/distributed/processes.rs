@@ -17,6 +17,7 @@ use super::failure::Failure;
 use super::launcher::{Launched, Launcher};
 use super::line::{Brought, Exchange, Job, Line};
 use super::{Communicator, Process, block, check_lengths, check_own, check_root, sum_by_parts};
+use crate::config::NumberType;
 use crate::error::{Error, ErrorKind, Result, bail};
 use crate::random::mix;
 
@@ -143,28 +144,38 @@ impl Mpi {
     }
 
     /// Sends `values` in parts of these lengths, to each rank its own, and takes what they send to this one.
-    fn scatter(&self, call: Call, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn scatter(
+        &self,
+        call: Call,
+        values: &[f32],
+        lengths: &[usize],
+        travels: NumberType,
+    ) -> Result<Vec<f32>> {
+        let (own, size) = (lengths[self.rank], travels.bytes());
         let to = (0..self.size).map(|rank| {
             let (first, length) = block(lengths, rank);
-            first..first + length
+            first * size..(first + length) * size
         });
         let exchange = Exchange {
             call,
             word: 0,
             bounded: true,
             to: to.collect(),
-            values: values.to_vec(),
-            lengths: vec![lengths[self.rank]; self.size],
+            values: travels.pack(values),
+            lengths: vec![own * size; self.size],
         };
-        let brought = self.ask(|reply| Job::Floats(exchange, reply))?;
-        Ok(sum(&brought.values, lengths[self.rank]))
+        let brought = self.ask(|reply| Job::Bytes(exchange, reply))?;
+        let mut sum = sum(&travels.unpack(&brought.values), own);
+        travels.round(&mut sum);
+        Ok(sum)
     }
 
     /// Sends `own` to all ranks, and takes values of these lengths from them.
-    fn gather(&self, call: Call, own: Vec<f32>, lengths: &[usize]) -> Result<Vec<f32>> {
-        let exchange = self.to_all(call, own, lengths.to_vec());
-        let brought = self.ask(|reply| Job::Floats(exchange, reply))?;
-        Ok(brought.values)
+    fn gather(&self, call: Call, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
+        let bytes = lengths.iter().map(|length| length * travels.bytes()).collect();
+        let exchange = self.to_all(call, travels.pack(own), bytes);
+        let brought = self.ask(|reply| Job::Bytes(exchange, reply))?;
+        Ok(travels.unpack(&brought.values))
     }
 
     fn to_all<T: Equivalence>(&self, call: Call, own: Vec<T>, lengths: Vec<usize>) -> Exchange<T> {
@@ -179,13 +190,13 @@ impl Mpi {
     }
 
     /// A call that brings nothing but a word.
-    fn say(&self, call: Call, word: u32, bounded: bool) -> Result<Brought<f32>> {
+    fn say(&self, call: Call, word: u32, bounded: bool) -> Result<Brought<u8>> {
         let exchange = Exchange {
             word,
             bounded,
             ..self.to_all(call, Vec::new(), vec![0; self.size])
         };
-        self.ask(|reply| Job::Floats(exchange, reply))
+        self.ask(|reply| Job::Bytes(exchange, reply))
     }
 }
 
@@ -250,23 +261,25 @@ impl Communicator for Mpi {
         self.sharers
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        let call = Call::AllReduce(values.len());
-        let sum = |values: &[f32], lengths: &[usize]| self.scatter(call, values, lengths);
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()> {
+        let call = Call::AllReduce(values.len(), travels);
+        let sum = |values: &[f32], lengths: &[usize]| self.scatter(call, values, lengths, travels);
         sum_by_parts(values, self.size, sum, |part, lengths| {
-            self.all_gather(part, lengths)
+            self.all_gather(part, lengths, travels)
         })
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.size, lengths, values.len())?;
-        self.scatter(Call::ReduceScatter(lengths.to_vec()), values, lengths)
+        let call = Call::ReduceScatter(lengths.to_vec(), travels);
+        self.scatter(call, values, lengths, travels)
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.size, lengths, lengths.iter().sum())?;
         check_own(self.rank, own.len(), lengths)?;
-        self.gather(Call::AllGather(lengths.to_vec()), own.to_vec(), lengths)
+        let call = Call::AllGather(lengths.to_vec(), travels);
+        self.gather(call, own, lengths, travels)
     }
 
     fn gather_numbers(&self, own: &[f64]) -> Result<Vec<f64>> {
@@ -276,23 +289,26 @@ impl Communicator for Mpi {
         Ok(brought.values)
     }
 
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()> {
         check_root(self.size, root)?;
         let mut exchange = self.to_all(
-            Call::Broadcast(root, values.len()),
+            Call::Broadcast(root, values.len(), travels),
             Vec::new(),
             vec![0; self.size],
         );
+        let bytes = values.len() * travels.bytes();
         if root == self.rank {
-            exchange.values = values.to_vec();
-            exchange.to = vec![0..values.len(); self.size];
+            exchange.values = travels.pack(values);
+            exchange.to = vec![0..bytes; self.size];
             exchange.to[root] = 0..0;
         } else {
-            exchange.lengths[root] = values.len();
+            exchange.lengths[root] = bytes;
         }
-        let brought = self.ask(|reply| Job::Floats(exchange, reply))?;
-        if root != self.rank {
-            values.copy_from_slice(&brought.values);
+        let brought = self.ask(|reply| Job::Bytes(exchange, reply))?;
+        if root == self.rank {
+            travels.round(values);
+        } else {
+            values.copy_from_slice(&travels.unpack(&brought.values));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The world of one rank: nothing is sent, nothing is copied but what a caller asks for.
 
 use super::{Communicator, check_lengths, check_root};
+use crate::config::NumberType;
 use crate::error::{Error, Result};
 
 /// The only rank.
@@ -16,16 +17,16 @@ impl Communicator for Solo {
         1
     }
 
-    fn all_reduce(&self, _: &mut [f32]) -> Result<()> {
+    fn all_reduce(&self, _: &mut [f32], _: NumberType) -> Result<()> {
         Ok(())
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], _: NumberType) -> Result<Vec<f32>> {
         check_lengths(1, lengths, values.len())?;
         Ok(values.to_vec())
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn all_gather(&self, own: &[f32], lengths: &[usize], _: NumberType) -> Result<Vec<f32>> {
         check_lengths(1, lengths, own.len())?;
         Ok(own.to_vec())
     }
@@ -34,7 +35,7 @@ impl Communicator for Solo {
         Ok(own.to_vec())
     }
 
-    fn broadcast(&self, root: usize, _: &mut [f32]) -> Result<()> {
+    fn broadcast(&self, root: usize, _: &mut [f32], _: NumberType) -> Result<()> {
         check_root(1, root)
     }
 

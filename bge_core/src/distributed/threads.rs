@@ -1,7 +1,8 @@
 //! Ranks that are threads of this process. They meet: each one brings something, and when the last one has come, each takes
 //! what all have brought.
 //!
-//! Every collective is made of such meetings. There is one lock and one signal, and what can go wrong is noticed there:
+//! Every collective is made of such meetings. Nothing travels, but numbers are rounded as if they did, so that processes come to the
+//! same. There is one lock and one signal, and what can go wrong is noticed there:
 //! different calls, a rank that ended, failed or panicked, one that does not come in time.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::call::Call;
 use super::failure::{Failure, of_rank};
 use super::{Communicator, block, check_lengths, check_own, check_root, even};
+use crate::config::NumberType;
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// What a rank brings to a meeting.
@@ -294,7 +296,9 @@ impl ThreadRank {
         }
     }
 
-    fn meet_floats(&self, call: Call, values: Vec<f32>) -> Result<Meeting> {
+    fn meet_floats(&self, call: Call, values: &[f32], travels: NumberType) -> Result<Meeting> {
+        let mut values = values.to_vec();
+        travels.round(&mut values);
         self.meet(call, Data::Floats(values), true)
     }
 }
@@ -308,12 +312,13 @@ fn floats(post: &Post) -> &[f32] {
 }
 
 /// The sum of one block of what all have brought, in the order of the ranks.
-fn sum(meeting: &Meeting, first: usize, length: usize) -> Vec<f32> {
+fn sum(meeting: &Meeting, first: usize, length: usize, travels: NumberType) -> Vec<f32> {
     let mut posts = meeting.iter().map(|post| &floats(post)[first..first + length]);
     let mut sum = posts.next().map(<[f32]>::to_vec).unwrap_or_default();
     for values in posts {
         sum.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
     }
+    travels.round(&mut sum);
     sum
 }
 
@@ -326,14 +331,14 @@ impl Communicator for ThreadRank {
         self.group.size
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()> {
         // Each rank sums one part, and all take all parts.
         let lengths = even(values.len(), self.group.size);
-        let meeting = self.meet_floats(Call::AllReduce(values.len()), values.to_vec())?;
+        let meeting = self.meet_floats(Call::AllReduce(values.len(), travels), values, travels)?;
         let (first, length) = block(&lengths, self.rank);
-        let part = sum(&meeting, first, length);
+        let part = sum(&meeting, first, length, travels);
         drop(meeting);
-        let meeting = self.meet_floats(Call::AllGather(lengths), part)?;
+        let meeting = self.meet_floats(Call::AllGather(lengths, travels), &part, travels)?;
         let mut rest = values;
         for post in meeting.iter() {
             let part = floats(post);
@@ -344,17 +349,19 @@ impl Communicator for ThreadRank {
         Ok(())
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.group.size, lengths, values.len())?;
-        let meeting = self.meet_floats(Call::ReduceScatter(lengths.to_vec()), values.to_vec())?;
+        let call = Call::ReduceScatter(lengths.to_vec(), travels);
+        let meeting = self.meet_floats(call, values, travels)?;
         let (first, length) = block(lengths, self.rank);
-        Ok(sum(&meeting, first, length))
+        Ok(sum(&meeting, first, length, travels))
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.group.size, lengths, lengths.iter().sum())?;
         check_own(self.rank, own.len(), lengths)?;
-        let meeting = self.meet_floats(Call::AllGather(lengths.to_vec()), own.to_vec())?;
+        let call = Call::AllGather(lengths.to_vec(), travels);
+        let meeting = self.meet_floats(call, own, travels)?;
         Ok(meeting.iter().map(floats).collect::<Vec<_>>().concat())
     }
 
@@ -370,14 +377,11 @@ impl Communicator for ThreadRank {
             .collect())
     }
 
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()> {
         check_root(self.group.size, root)?;
-        let own = if root == self.rank {
-            values.to_vec()
-        } else {
-            Vec::new()
-        };
-        let meeting = self.meet_floats(Call::Broadcast(root, values.len()), own)?;
+        let own = if root == self.rank { &*values } else { &[] };
+        let call = Call::Broadcast(root, values.len(), travels);
+        let meeting = self.meet_floats(call, own, travels)?;
         values.copy_from_slice(floats(&meeting[root]));
         Ok(())
     }
@@ -415,5 +419,30 @@ impl Drop for ThreadRank {
         }
         self.group.lock().gone[self.rank] = true;
         self.group.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checks::{every_call, on_threads};
+    use super::*;
+
+    #[test]
+    fn threads_make_every_call() {
+        let lines = ThreadGroup::create(3, Duration::from_mins(1)).unwrap();
+        for result in on_threads(lines, |line| Ok(Arc::new(line)), |line| every_call(&**line)) {
+            result.unwrap();
+        }
+    }
+
+    #[test]
+    fn ranks_whose_numbers_travel_otherwise_are_not_in_the_same_place() {
+        let result = ThreadGroup::run(2, Duration::from_mins(1), |line| {
+            let travels = [NumberType::Fp32, NumberType::Bf16][line.rank()];
+            line.all_reduce(&mut [1.0; 3], travels)
+        });
+        let text = result.unwrap_err().to_string();
+        let both = "rank 0 calls all_reduce of 3 values and rank 1 all_reduce of 3 values in bf16";
+        assert!(text.contains(both), "{text}");
     }
 }

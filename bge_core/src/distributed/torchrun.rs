@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::launcher::Launched;
 use super::store::{MOST_BYTES, Store, host};
 use super::{Communicator, Process, block, check_lengths, check_own, check_root, sum_by_parts};
+use crate::config::NumberType;
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// How long a rank waits for the store, as PyTorch does.
@@ -180,16 +181,16 @@ impl Torchrun {
         call: &Call,
         own: &[f32],
         lengths: &[usize],
+        travels: NumberType,
         mut take: impl FnMut(usize, usize, Vec<f32>),
     ) -> Result<()> {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         for first in (0..longest.max(1)).step_by(PIECE) {
             let piece = own.get(first..).unwrap_or_default();
             let piece = &piece[..piece.len().min(PIECE)];
-            let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
-            for (rank, bytes) in self.meet(call, &bytes, true)?.into_iter().enumerate() {
-                let (words, _) = bytes.as_chunks::<4>();
-                let floats: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+            let all = self.meet(call, &travels.pack(piece), true)?;
+            for (rank, bytes) in all.into_iter().enumerate() {
+                let floats = travels.unpack(&bytes);
                 let length = lengths.get(rank).copied().unwrap_or(0);
                 if floats.len() != length.saturating_sub(first).min(PIECE) {
                     bail!(
@@ -204,17 +205,18 @@ impl Torchrun {
     }
 
     /// This rank's block of the sum over the ranks.
-    fn sum(&self, call: &Call, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn sum(&self, call: &Call, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         let (first, length) = block(lengths, self.rank);
         let mut sum = vec![0.0_f32; length];
         let everything = vec![values.len(); self.size];
-        self.floats(call, values, &everything, |rank, at, floats| {
+        self.floats(call, values, &everything, travels, |rank, at, floats| {
             for (place, x) in (at..).zip(floats) {
                 if let Some(sum) = place.checked_sub(first).and_then(|place| sum.get_mut(place)) {
                     *sum = if rank == 0 { x } else { *sum + x };
                 }
             }
         })?;
+        travels.round(&mut sum);
         Ok(sum)
     }
 
@@ -267,25 +269,26 @@ impl Communicator for Torchrun {
         self.sharers
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        let call = Call::AllReduce(values.len());
-        let sum = |values: &[f32], lengths: &[usize]| self.sum(&call, values, lengths);
+    fn all_reduce(&self, values: &mut [f32], travels: NumberType) -> Result<()> {
+        let call = Call::AllReduce(values.len(), travels);
+        let sum = |values: &[f32], lengths: &[usize]| self.sum(&call, values, lengths, travels);
         sum_by_parts(values, self.size, sum, |part, lengths| {
-            self.all_gather(part, lengths)
+            self.all_gather(part, lengths, travels)
         })
     }
 
-    fn reduce_scatter(&self, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn reduce_scatter(&self, values: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.size, lengths, values.len())?;
-        self.sum(&Call::ReduceScatter(lengths.to_vec()), values, lengths)
+        let call = Call::ReduceScatter(lengths.to_vec(), travels);
+        self.sum(&call, values, lengths, travels)
     }
 
-    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    fn all_gather(&self, own: &[f32], lengths: &[usize], travels: NumberType) -> Result<Vec<f32>> {
         check_lengths(self.size, lengths, lengths.iter().sum())?;
         check_own(self.rank, own.len(), lengths)?;
         let mut all = vec![0.0; lengths.iter().sum()];
-        let call = Call::AllGather(lengths.to_vec());
-        self.floats(&call, own, lengths, |rank, at, floats| {
+        let call = Call::AllGather(lengths.to_vec(), travels);
+        self.floats(&call, own, lengths, travels, |rank, at, floats| {
             let first = block(lengths, rank).0 + at;
             if let Some(place) = all.get_mut(first..first + floats.len()) {
                 place.copy_from_slice(&floats);
@@ -298,7 +301,7 @@ impl Communicator for Torchrun {
         self.numbers(&Call::GatherNumbers(own.len()), own, true)
     }
 
-    fn broadcast(&self, root: usize, values: &mut [f32]) -> Result<()> {
+    fn broadcast(&self, root: usize, values: &mut [f32], travels: NumberType) -> Result<()> {
         check_root(self.size, root)?;
         let mut lengths = vec![0; self.size];
         lengths[root] = values.len();
@@ -307,8 +310,8 @@ impl Communicator for Torchrun {
         } else {
             Vec::new()
         };
-        let call = Call::Broadcast(root, values.len());
-        self.floats(&call, &own, &lengths, |_, at, floats| {
+        let call = Call::Broadcast(root, values.len(), travels);
+        self.floats(&call, &own, &lengths, travels, |_, at, floats| {
             if let Some(place) = values.get_mut(at..at + floats.len()) {
                 place.copy_from_slice(&floats);
             }

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::nn::{Keep, Part, read, tensor};
 
 /// Where and how precisely a model computes.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     /// The number of the device.
@@ -26,7 +26,7 @@ pub(crate) struct Placement {
     pub(crate) tf32: bool,
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 impl Placement {
     /// What settings ask for, on each of the devices; nothing on the CPU. `half` are those for f16 and bf16.
     pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Vec<Self> {
@@ -43,6 +43,20 @@ impl Placement {
             tf32,
         };
         numbers.map(on).collect()
+    }
+
+    #[cfg(not(test))]
+    fn open(self, variant: Variant) -> Result<Arc<dyn Gpu>> {
+        let device = crate::cuda::Device::open(self.number, variant, self.tf32)?;
+        Ok(Arc::new(device))
+    }
+
+    /// In tests of the library every device is an emulated one, unless they run on a real one.
+    #[cfg(test)]
+    fn open(self, variant: Variant) -> Result<Arc<dyn Gpu>> {
+        use crate::error::{Error, ErrorKind};
+        let missing = || Error::new(ErrorKind::Device, format!("nothing emulates {self:?}"));
+        crate::cuda::emulator::emulator(variant).ok_or_else(missing)
     }
 }
 
@@ -112,13 +126,12 @@ impl Bert {
     }
 
     /// Computes on CUDA devices from now on, with a copy on each.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", test))]
     pub(crate) fn move_to_cuda(&mut self, placements: &[Placement]) -> Result<()> {
         for placement in placements {
             let config = self.config();
             let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
-            let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
-            self.move_to_gpu(Arc::new(device), variant)?;
+            self.move_to_gpu(placement.open(variant)?, variant)?;
         }
         Ok(())
     }

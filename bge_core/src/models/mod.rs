@@ -27,7 +27,7 @@ pub(crate) use cross_encoder::read_cross_encoder_weights;
 pub use cross_encoder::{CrossEncoder, CrossEncoderRecord};
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "train")))]
 pub(crate) use gpu::Placement;
 pub use m3::{HeadVectors, Heads, M3, normalize_rows, normalize_rows_backward};
 pub(crate) use m3::{has_heads, read_m3_weights};

@@ -48,6 +48,11 @@ pub(super) fn memory(
     } else {
         4 * floats
     };
+    // Room to send those of a part in 16 bits, which NCCL needs.
+    let sending = match training.communication_data_type.bytes() as u64 {
+        bytes @ ..4 if world > 1 => bytes * tables.max(layer),
+        _ => 0,
+    };
     // The same, where layers have turns in the type that they are computed with, with room for two parts; and what is small and stays
     // whole.
     let weights = if options.zero_stage > 2 && world > 1 {
@@ -93,7 +98,7 @@ pub(super) fn memory(
     };
     let memory = Memory {
         weights,
-        gradients,
+        gradients: gradients + sending,
         optimizer: (8 * floats).div_ceil(share),
         activations: 2 * input + kept + lists + vectors,
         temporary: (backward + partials).max(scores),
@@ -131,7 +136,7 @@ fn chunks(floats: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{FinetuneConfig, Module};
+    use crate::config::{FinetuneConfig, Module, NumberType};
     use crate::planner::{ModelShape, PlanOptions, plan};
 
     fn memory(devices: &[&str], bf16: bool, world_size: usize, zero_stage: u8) -> super::Memory {
@@ -183,5 +188,25 @@ mod tests {
         for stage in [2, 3] {
             assert_eq!(memory(&["cuda"], true, 1, stage), memory(&["cuda"], true, 1, 0));
         }
+    }
+
+    #[test]
+    fn gradients_that_travel_in_16_bits_need_room_for_those_of_a_part() {
+        let shape = ModelShape::preset("bge-base-en-v1.5").unwrap();
+        let gradients = |travels: NumberType, world_size: usize| {
+            let mut config = FinetuneConfig::default();
+            config.training.devices = vec!["cuda".to_owned()];
+            config.training.communication_data_type = travels;
+            let options = PlanOptions {
+                world_size,
+                ..PlanOptions::default()
+            };
+            let plan = plan(&shape, Module::EncoderOnlyBase, &config, None, &options);
+            plan.memory.gradients
+        };
+        let more = gradients(NumberType::Bf16, 2) - gradients(NumberType::Fp32, 2);
+        // Two bytes of 23.8 million numbers in the tables.
+        assert!((more as f64 / 2.0 / 23.8e6 - 1.0).abs() < 0.01, "{more}");
+        assert_eq!(gradients(NumberType::Bf16, 1), gradients(NumberType::Fp32, 1));
     }
 }

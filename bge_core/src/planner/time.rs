@@ -130,13 +130,20 @@ impl Model<'_> {
         let moved = 28.0; // AdamW reads weight, gradient and moments and writes all but the gradient, in 32 bits
         let shared = if stage >= 1 { devices as f64 } else { 1.0 };
         let optimizer = trained * moved / shared / rates.memory;
-        let (gradients, weights) = (trained * bytes, self.parameters.all as f64 * bytes);
+        let gradients = trained * training.communication_data_type.bytes() as f64;
+        // New weights travel in f32, those of a layer that is about to run as it computes with them.
+        let [tables, _] = self.shape.parts().map(|floats| floats as f64);
+        let (new, parts) = (
+            trained * 4.0,
+            tables * 4.0 + (self.parameters.all as f64 - tables) * bytes,
+        );
         let half = |volume: f64| ring(volume, devices, self.shape.num_hidden_layers as f64, rates);
-        // Each time, a reduce-scatter of gradients or an all-gather of weights.
+        // Each time, a reduce-scatter of gradients or an all-gather of weights; the sum of all gradients is two halves.
         let parameters = match stage {
-            0 | 1 => 2.0 * half(gradients),
-            2 => micro * half(gradients) + half(weights),
-            _ => micro * (half(gradients) + (self.passes() - 1.0) * half(weights)),
+            0 => 2.0 * half(gradients),
+            1 => half(gradients) + half(new),
+            2 => micro * half(gradients) + half(new),
+            _ => micro * (half(gradients) + (self.passes() - 1.0) * half(parts)),
         };
         // The loss is between forward and backward: nothing hides what it waits for.
         let vectors = micro * self.vectors(devices, rates);
@@ -265,6 +272,7 @@ fn ring(bytes: f64, devices: usize, calls: f64, rates: &Rates) -> f64 {
 mod tests {
     use super::super::{Plan, PlanOptions, plan};
     use super::*;
+    use crate::config::NumberType;
 
     fn planned(options: PlanOptions, change: impl FnOnce(&mut FinetuneConfig)) -> Plan {
         let mut config = FinetuneConfig::default();
@@ -343,15 +351,45 @@ mod tests {
             overlap: false,
             ..Rates::accelerator(200.0)
         };
-        let plans = [0, 3].map(|stage| planned(options(stage, slow), |_| {}));
+        let plans = [0, 3].map(|stage| {
+            let options = PlanOptions {
+                precision: Precision::F32,
+                ..options(stage, slow)
+            };
+            planned(options, |_| {})
+        });
         let at = |stage: usize, devices: usize| {
             let curve = &plans[stage / 3].curve;
             *curve.iter().find(|step| step.devices == devices).unwrap()
         };
-        // Two bytes of each trained weight, twice, but for a sixteenth.
-        let wanted = 2.0 * plans[0].parameters.trained as f64 * 2.0 * 15.0 / 16.0 / 1e9;
+        // Four bytes of each trained weight, twice, but for a sixteenth.
+        let wanted = 2.0 * plans[0].parameters.trained as f64 * 4.0 * 15.0 / 16.0 / 1e9;
         assert!((at(0, 16).waiting / wanted - 1.0).abs() < 1e-9);
         assert!((at(3, 16).communication / at(0, 16).communication - 1.5).abs() < 2e-3);
         assert!(at(0, 8).communication < at(0, 16).communication / 300.0);
+    }
+
+    #[test]
+    fn gradients_in_16_bits_are_half_of_what_is_waited_for_and_weights_travel_as_before() {
+        let slow = Rates {
+            network: 1e9,
+            latency: 0.0,
+            overlap: false,
+            ..Rates::accelerator(200.0)
+        };
+        let sent = |stage: u8, travels: NumberType| {
+            let plan = planned(options(stage, slow), |config| {
+                config.training.communication_data_type = travels;
+            });
+            plan.curve.last().unwrap().communication
+        };
+        for (stage, share) in [(0, 0.5), (1, 0.75), (2, 0.75)] {
+            let exact = sent(stage, NumberType::Fp32);
+            for travels in [NumberType::Bf16, NumberType::Fp16] {
+                let ratio = sent(stage, travels) / exact;
+                assert!((ratio - share).abs() < 1e-3, "stage {stage}, {travels}: {ratio}");
+            }
+        }
+        assert!(sent(3, NumberType::Bf16) < sent(3, NumberType::Fp32));
     }
 }

@@ -167,7 +167,13 @@ impl<'a> ExactOnGpu<'a> {
         }
         if let Some(halves) = &pass.halves {
             let count = range.len() * dim;
-            let args = [halves.into(), (count as u64).into(), (&pass.rows).into()];
+            // f16, not bf16.
+            let args = [
+                halves.into(),
+                (count as u64).into(),
+                0_u32.into(),
+                (&pass.rows).into(),
+            ];
             self.gpu
                 .launch("widen_halves", [count.div_ceil(THREADS), 1], &args)?;
         }

@@ -5,6 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(feature = "nccl", test))]
+use super::halves::Halves;
+use crate::config::NumberType;
 use crate::cuda::Joint;
 use crate::cuda::gpu::{Gpu, Plain, read_values};
 #[cfg(any(feature = "nccl", test))]
@@ -20,39 +23,64 @@ const PIECE: usize = 1 << 22;
 pub(super) struct Between {
     ranks: Arc<dyn Communicator>,
     gpu: Arc<dyn Gpu>,
+    /// How gradients travel.
+    travels: NumberType,
     #[cfg(any(feature = "nccl", test))]
     nccl: Option<Arc<Nccl>>,
+    /// Gradients on their way from GPU to GPU in 16 bits.
+    #[cfg(any(feature = "nccl", test))]
+    halves: Option<Halves>,
 }
 
 impl Between {
-    /// For a rank with this GPU, whose calls wait for `limit` at most.
+    /// For a rank with this GPU, whose calls wait for `limit` at most, and whose gradients travel so.
     #[cfg(feature = "nccl")]
-    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, limit: Duration) -> Self {
-        Self::through(Arc::new(Nccl::new(ranks, Arc::clone(gpu), limit)), gpu)
+    pub(super) fn new(
+        ranks: Arc<dyn Communicator>,
+        gpu: &Arc<dyn Gpu>,
+        limit: Duration,
+        travels: NumberType,
+    ) -> Self {
+        Self::through(Arc::new(Nccl::new(ranks, Arc::clone(gpu), limit)), gpu, travels)
     }
 
     /// For a rank with this GPU, whose line has a limit of its own.
     #[cfg(not(feature = "nccl"))]
-    pub(super) fn new(ranks: Arc<dyn Communicator>, gpu: &Arc<dyn Gpu>, _: Duration) -> Self {
+    pub(super) fn new(
+        ranks: Arc<dyn Communicator>,
+        gpu: &Arc<dyn Gpu>,
+        _: Duration,
+        travels: NumberType,
+    ) -> Self {
         Self {
             ranks,
             gpu: Arc::clone(gpu),
+            travels,
             #[cfg(test)]
             nccl: None,
+            #[cfg(test)]
+            halves: None,
         }
     }
 
     #[cfg(any(feature = "nccl", test))]
-    pub(super) fn through(nccl: Arc<Nccl>, gpu: &Arc<dyn Gpu>) -> Self {
+    pub(super) fn through(nccl: Arc<Nccl>, gpu: &Arc<dyn Gpu>, travels: NumberType) -> Self {
         Self {
             ranks: Arc::clone(&nccl) as Arc<dyn Communicator>,
             gpu: Arc::clone(gpu),
+            travels,
+            halves: (travels != NumberType::Fp32).then(|| Halves::new(gpu, travels)),
             nccl: Some(nccl),
         }
     }
 
     pub(super) fn ranks(&self) -> &Arc<dyn Communicator> {
         &self.ranks
+    }
+
+    /// How gradients travel.
+    pub(super) fn travels(&self) -> NumberType {
+        self.travels
     }
 
     /// Why the GPUs do not reach each other through NCCL, where that was to be so; all ranks call this.
@@ -64,18 +92,26 @@ impl Between {
         Ok(None)
     }
 
-    /// Replaces floats of the buffer that begins at `at` by their sums over the ranks.
+    /// Replaces gradients, floats of the buffer that begins at `at`, by their sums over the ranks.
     pub(super) fn sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl
             && nccl.reaches()?
         {
-            return nccl.sum(place(at, floats.start), floats.len());
+            let Some(halves) = &self.halves else {
+                return nccl.sum(place(at, floats.start), floats.len(), self.travels);
+            };
+            for first in floats.clone().step_by(PIECE) {
+                let count = PIECE.min(floats.end - first);
+                nccl.sum(halves.send(place(at, first), count)?, count, self.travels)?;
+                halves.take()?;
+            }
+            return Ok(());
         }
         for first in floats.clone().step_by(PIECE) {
             let (at, length) = (place(at, first), PIECE.min(floats.end - first));
             let mut piece: Vec<f32> = read_values(&self.gpu, at, length)?;
-            self.ranks.all_reduce(&mut piece)?;
+            self.ranks.all_reduce(&mut piece, self.travels)?;
             self.gpu.upload(at, f32::bytes(&piece))?;
         }
         Ok(())
@@ -90,11 +126,17 @@ impl Between {
         Ok(false)
     }
 
-    /// Begins [`Between::sum`] beside other work of the GPU, which must leave these floats alone until [`Between::finish`].
+    /// Begins [`Between::sum`] beside other work of the GPU, which must leave these floats alone until [`Between::finish`]. In 16 bits
+    /// there is room for one sum: it waits for the one before.
     pub(super) fn begin_sum(&self, at: u64, floats: Range<usize>) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl {
-            return nccl.begin_sum(place(at, floats.start), floats.len());
+            let (mut at, count) = (place(at, floats.start), floats.len());
+            if let Some(halves) = &self.halves {
+                self.finish()?;
+                at = halves.send(at, count)?;
+            }
+            return nccl.begin_sum(at, count, self.travels);
         }
         self.sum(at, floats)
     }
@@ -103,12 +145,13 @@ impl Between {
     pub(super) fn finish(&self) -> Result<()> {
         #[cfg(any(feature = "nccl", test))]
         if let Some(nccl) = &self.nccl {
-            return nccl.finish();
+            nccl.finish()?;
+            return self.halves.as_ref().map_or(Ok(()), Halves::take);
         }
         Ok(())
     }
 
-    /// Sums floats over the ranks, of which each gets the sums of its block in their place; what else is there is of no use any
+    /// Sums gradients over the ranks, of which each gets the sums of its block in their place; what else is there is of no use any
     /// more. The first of the floats lies at `at`, and the blocks are those of the whole buffer.
     pub(super) fn sum_blocks(&self, at: u64, floats: Range<usize>, lengths: &[usize]) -> Result<()> {
         let of = |rank: usize, floats: &Range<usize>| {
@@ -120,20 +163,29 @@ impl Between {
         if let Some(nccl) = &self.nccl
             && nccl.reaches()?
         {
+            let from = match &self.halves {
+                Some(halves) => halves.send(at, floats.len())?,
+                None => at,
+            };
             for root in 0..lengths.len() {
                 let block = of(root, &floats);
                 if !block.is_empty() {
-                    nccl.sum_on(root, place(at, block.start - floats.start), block.len())?;
+                    let before = (block.start - floats.start) * self.travels.bytes();
+                    nccl.sum_on(root, from + before as u64, block.len(), self.travels)?;
                 }
             }
-            return Ok(());
+            let own = of(self.ranks.rank(), &floats);
+            let halves = self.halves.as_ref();
+            return halves.map_or(Ok(()), |halves| {
+                halves.take_part(own.start - floats.start, own.len())
+            });
         }
         for first in floats.clone().step_by(PIECE) {
             let piece = first..(first + PIECE).min(floats.end);
             let parts: Vec<usize> = (0..lengths.len()).map(|rank| of(rank, &piece).len()).collect();
             let from = place(at, first - floats.start);
             let values: Vec<f32> = read_values(&self.gpu, from, piece.len())?;
-            let sums = self.ranks.reduce_scatter(&values, &parts)?;
+            let sums = self.ranks.reduce_scatter(&values, &parts, self.travels)?;
             let own = of(self.ranks.rank(), &piece).start;
             self.gpu
                 .upload(place(at, own - floats.start), f32::bytes(&sums))?;
@@ -201,7 +253,7 @@ impl Between {
             let (first, _) = block(lengths, self.ranks.rank());
             let (_, length) = block(&parts, self.ranks.rank());
             let part = own(first + before..first + before + length)?;
-            let all = self.ranks.all_gather(&part, &parts)?;
+            let all = self.ranks.all_gather(&part, &parts, NumberType::Fp32)?;
             let mut rest = all.as_slice();
             for (rank, &length) in parts.iter().enumerate() {
                 let (floats, after) = rest.split_at(length);

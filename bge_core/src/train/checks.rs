@@ -1,7 +1,11 @@
 //! Steps with the encoder on an emulated GPU against steps on the CPU.
 
+mod kinds;
 mod memory;
 mod ranks;
+mod runs;
+mod travel;
+mod zero;
 
 use super::batch::TrainBatch;
 use super::step::{StepReport, Stepper};
@@ -77,6 +81,11 @@ fn run(stepper: &mut Stepper, steps: std::ops::Range<u32>) -> Vec<StepReport> {
 
 fn weights(stepper: &Stepper) -> Vec<(String, Vec<f32>)> {
     stepper.gather().unwrap();
+    read_all(stepper)
+}
+
+/// The weights that are here.
+fn read_all(stepper: &Stepper) -> Vec<(String, Vec<f32>)> {
     let params = stepper.model().params();
     params
         .iter()

@@ -15,7 +15,7 @@ use candle_core::{Tensor, Var};
 
 use super::batch::TrainBatch;
 use super::share::Share;
-use crate::config::PoolingMethod;
+use crate::config::{NumberType, PoolingMethod};
 use crate::distributed::Communicator;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::{LossConfig, LossInputs, LossOutput, contrastive_at, place};
@@ -167,11 +167,11 @@ impl Embedding {
         let all = {
             let own_floats = vectors.map(read).transpose()?;
             let passages = own_floats.as_deref().map_or(&[][..], |rows| &rows[own * width..]);
-            ranks.all_gather(passages, &lengths)?
+            ranks.all_gather(passages, &lengths, NumberType::Fp32)?
         };
         let Some(vectors) = vectors else {
             let nothing = vec![0.0; all.len()];
-            ranks.reduce_scatter(&nothing, &lengths)?;
+            ranks.reduce_scatter(&nothing, &lengths, NumberType::Fp32)?;
             return Ok(None);
         };
         let queries = Var::from_tensor(&vectors.narrow(0, 0, own)?.contiguous()?)?;
@@ -193,7 +193,7 @@ impl Embedding {
                 None => of.as_tensor().zeros_like()?, // a loss of one candidate is constant
             })
         };
-        let to_passages = ranks.reduce_scatter(&read(&gradient(&passages)?)?, &lengths)?;
+        let to_passages = ranks.reduce_scatter(&read(&gradient(&passages)?)?, &lengths, NumberType::Fp32)?;
         let to_passages = tensor(to_passages, (own * group_size, width))?;
         let gradient = Tensor::cat(&[&gradient(&queries)?, &to_passages], 0)?;
         Ok(Some((measured, gradient)))

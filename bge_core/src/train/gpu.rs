@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::between::Between;
 use super::parts::Parts;
 use super::zero::Moments;
+use crate::config::NumberType;
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::CHUNK;
 use crate::cuda::{Encoder, Optimizer};
@@ -57,18 +58,19 @@ impl OnGpu {
         }
     }
 
-    /// Makes this one rank of several, which share out what the stage says and wait for each other for `limit` at most; the line
-    /// that they speak on from here on.
+    /// Makes this one rank of several, which share out what the stage says, wait for each other for `limit` at most, and whose
+    /// gradients travel so; the line that they speak on from here on.
     pub(super) fn join(
         &mut self,
         ranks: Arc<dyn Communicator>,
         zero_stage: usize,
         limit: Duration,
+        travels: NumberType,
     ) -> Result<Arc<dyn Communicator>> {
         if ranks.world_size() == 1 {
             return Ok(ranks);
         }
-        let between = Between::new(ranks, self.encoder.flat().0, limit);
+        let between = Between::new(ranks, self.encoder.flat().0, limit, travels);
         self.join_over(between, zero_stage)
     }
 
@@ -176,7 +178,7 @@ impl OnGpu {
             known.push(f32::from(u8::from(gradient.is_some() || inside(id))));
         }
         if let Some(between) = &self.between {
-            between.ranks().all_reduce(&mut known)?;
+            between.ranks().all_reduce(&mut known, NumberType::Fp32)?;
         }
         let mut live = vec![false; params.len()];
         for (&id, known) in trained.iter().zip(known) {
@@ -188,7 +190,7 @@ impl OnGpu {
                     Some(gradient) => read(gradient)?.to_vec(),
                     None => vec![0.0; self.encoder.floats(id).len()],
                 };
-                parts.ranks().all_reduce(&mut floats)?;
+                parts.sum_of_cpus(&mut floats, self.scale)?;
                 self.encoder.set_gradient(id, &floats)?;
             }
         }

@@ -27,6 +27,8 @@ mod feed;
 mod forecast;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
+#[cfg(any(feature = "nccl", test))]
+mod halves;
 mod heads;
 mod joined;
 mod objective;

@@ -10,7 +10,7 @@ use super::embed::Turn;
 use super::objective::Objective;
 use super::reduce;
 use super::zero::{Held, Moments, Shards};
-use crate::config::TrainingArguments;
+use crate::config::{NumberType, TrainingArguments};
 use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::Issue;
@@ -39,6 +39,8 @@ pub struct Stepper {
     /// Micro-batches of a step (`gradient_accumulation_steps`).
     micro_batches: u64,
     zero_stage: usize,
+    /// How gradients travel between ranks.
+    travels: NumberType,
     /// What the ranks share out, where they do.
     shards: Option<Arc<Shards>>,
     /// How long ranks with GPUs wait for each other.
@@ -92,7 +94,7 @@ impl Stepper {
         if arguments.fix_position_embedding {
             objective.freeze(|name| name.contains("position_embeddings"));
         }
-        #[cfg(feature = "cuda")]
+        #[cfg(any(feature = "cuda", test))]
         let gpu = {
             let half = [arguments.fp16, arguments.bf16];
             match crate::models::Placement::of(&arguments.devices, half, arguments.tf32)[..] {
@@ -138,13 +140,12 @@ impl Stepper {
             objective,
             ranks: Arc::new(Solo),
             zero_stage: arguments.zero_stage,
+            travels: arguments.communication_data_type,
             shards: None,
             #[cfg(any(feature = "cuda", test))]
             limit: std::time::Duration::from_secs(arguments.ddp_timeout as u64),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", test))]
             gpu,
-            #[cfg(all(test, not(feature = "cuda")))]
-            gpu: None,
         })
     }
 
@@ -155,7 +156,7 @@ impl Stepper {
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
-            self.ranks = gpu.join(ranks, self.zero_stage, self.limit)?;
+            self.ranks = gpu.join(ranks, self.zero_stage, self.limit, self.travels)?;
             if let Some(watcher) = gpu.watcher() {
                 self.objective.watch(watcher);
             }
@@ -163,7 +164,8 @@ impl Stepper {
         }
         if self.zero_stage > 0 && ranks.world_size() > 1 {
             let params = self.objective.params();
-            let shards = Shards::new(self.zero_stage, Arc::clone(&ranks), params, &self.trained)?;
+            let line = Arc::clone(&ranks);
+            let shards = Shards::new(self.zero_stage, self.travels, line, params, &self.trained)?;
             let shards = Arc::new(shards);
             self.optimizer = self.optimizer.part(shards.spans())?;
             if shards.watches() {
@@ -425,7 +427,7 @@ impl Stepper {
     #[cfg(test)]
     pub(super) fn join_through(&mut self, nccl: Arc<crate::distributed::Nccl>) -> Result<()> {
         if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
-            let between = super::between::Between::through(nccl, encoder.flat().0);
+            let between = super::between::Between::through(nccl, encoder.flat().0, self.travels);
             self.ranks = gpu.join_over(between, self.zero_stage)?;
             if let Some(watcher) = gpu.watcher() {
                 self.objective.watch(watcher);
@@ -466,7 +468,8 @@ impl Stepper {
             return shards.finish(&mut self.gradients);
         }
         let params = self.objective.params();
-        reduce::all_reduce(&*self.ranks, &mut self.gradients, params, &self.trained)
+        let (ranks, gradients) = (&*self.ranks, &mut self.gradients);
+        reduce::all_reduce(ranks, gradients, params, &self.trained, self.travels)
     }
 
     fn gradient_norm(&self) -> Result<f64> {
@@ -500,8 +503,15 @@ impl Stepper {
     }
 
     fn not_finite(&self, what: &str, value: f64) -> Error {
+        let alone = self.ranks.world_size() == 1;
+        let way_out = match self.travels {
+            NumberType::Fp16 if !alone && what == "gradient norm" => {
+                "Gradients travel in fp16, which ends at 65504: give --communication_data_type bf16 or fp32. "
+            }
+            _ => "",
+        };
         let message = format!(
-            "the {what} of step {} is {value}; nothing was updated or written. Lower --learning_rate or raise --warmup_ratio, \
+            "the {what} of step {} is {value}; nothing was updated or written. {way_out}Lower --learning_rate or raise --warmup_ratio, \
              and check {}",
             self.steps + 1,
             self.objective.suspects()

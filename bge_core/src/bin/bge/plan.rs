@@ -42,11 +42,10 @@ impl Request {
     ) -> Result<Plan, Issue> {
         let name = &settings.model.model_name_or_path;
         let shape = shape(name, settings.model.config_name.as_deref())?;
-        // A checked configuration also has the stage of a DeepSpeed file.
+        // A checked configuration also has what a DeepSpeed file says.
         let checked = settings.clone().check_for(module).ok();
-        let training = checked
-            .as_ref()
-            .map_or(&settings.training, |checked| &checked.training);
+        let settings = checked.as_deref().unwrap_or(settings);
+        let training = &settings.training;
         let options = PlanOptions {
             world_size: self.world_size.unwrap_or(training.world_size()),
             zero_stage: training.zero_stage.min(3) as u8,

@@ -12,35 +12,43 @@ typedef unsigned long long u64;
 #define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
 
+typedef unsigned short u16;
+
+// bf16 is the upper half of an f32; rounding to the nearest, ties to even.
+__device__ inline float brain_value(u16 brain) { return __uint_as_float((u32)brain << 16); }
+__device__ inline u16 to_brain(float x) {
+    u32 bits = __float_as_uint(x);
+    return x != x ? 0x7fc0 : (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+#ifdef EMULATED
+#define half_value emulated_from_half
+#define to_half emulated_to_half
+#else
+__device__ inline float half_value(u16 half) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
+    return x;
+}
+__device__ inline u16 to_half(float x) {
+    u16 half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
+    return half;
+}
+#endif
+
 #if STORAGE == 0
 typedef float elem;
 __device__ inline float load(const elem *p, u64 i) { return p[i]; }
 __device__ inline void store(elem *p, u64 i, float x) { p[i] = x; }
 #elif STORAGE == 1
-// bf16 is the upper half of an f32; rounding to the nearest, ties to even.
-typedef unsigned short elem;
-__device__ inline float load(const elem *p, u64 i) { return __uint_as_float((u32)p[i] << 16); }
-__device__ inline void store(elem *p, u64 i, float x) {
-    u32 bits = __float_as_uint(x);
-    p[i] = x != x ? 0x7fc0 : (elem)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
+typedef u16 elem;
+__device__ inline float load(const elem *p, u64 i) { return brain_value(p[i]); }
+__device__ inline void store(elem *p, u64 i, float x) { p[i] = to_brain(x); }
 #else
-typedef unsigned short elem;
-#ifdef EMULATED
-__device__ inline float load(const elem *p, u64 i) { return emulated_from_half(p[i]); }
-__device__ inline void store(elem *p, u64 i, float x) { p[i] = emulated_to_half(x); }
-#else
-__device__ inline float load(const elem *p, u64 i) {
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(p[i]));
-    return x;
-}
-__device__ inline void store(elem *p, u64 i, float x) {
-    elem half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
-    p[i] = half;
-}
-#endif
+typedef u16 elem;
+__device__ inline float load(const elem *p, u64 i) { return half_value(p[i]); }
+__device__ inline void store(elem *p, u64 i, float x) { p[i] = to_half(x); }
 #endif
 
 // The finaliser of SplitMix64, as `random::mix`.

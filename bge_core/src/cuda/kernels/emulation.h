@@ -90,10 +90,14 @@ static void emulated_mma(float (&sums)[4], const unsigned (&a)[4], unsigned b_lo
     emulated_wait(5);
 }
 
+// A fiber is one thread of block after block: making one costs calls of the system.
 static void emulated_body() {
-    emulated_kernel(emulated_arguments);
-    emulated_fibers[threadIdx.x].done = true;
-    _longjmp(emulated_scheduler, 1);
+    for (;;) {
+        emulated_kernel(emulated_arguments);
+        EmulatedFiber &own = emulated_fibers[threadIdx.x];
+        own.done = true;
+        if (!_setjmp(own.state)) _longjmp(emulated_scheduler, 1);
+    }
 }
 
 static void emulated_resume(unsigned thread) {
@@ -101,6 +105,12 @@ static void emulated_resume(unsigned thread) {
     if (_setjmp(emulated_scheduler)) return;
     EmulatedFiber &fiber = emulated_fibers[thread];
     if (fiber.started) _longjmp(fiber.state, 1);
+    if (!fiber.stack) fiber.stack = (char *)malloc(EMULATED_STACK);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack;
+    fiber.start.uc_stack.ss_size = EMULATED_STACK;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, emulated_body, 0);
     fiber.started = true;
     setcontext(&fiber.start);
 }
@@ -117,15 +127,7 @@ static bool emulated_warp(unsigned first, unsigned turn) {
 }
 
 static bool emulated_block(unsigned turn) {
-    for (EmulatedFiber &fiber : emulated_fibers) {
-        if (!fiber.stack) fiber.stack = (char *)malloc(EMULATED_STACK);
-        getcontext(&fiber.start);
-        fiber.start.uc_stack.ss_sp = fiber.stack;
-        fiber.start.uc_stack.ss_size = EMULATED_STACK;
-        fiber.start.uc_link = nullptr;
-        makecontext(&fiber.start, emulated_body, 0);
-        fiber.started = fiber.done = false;
-    }
+    for (EmulatedFiber &fiber : emulated_fibers) fiber.done = false;
     const unsigned warps = EMULATED_THREADS / 32;
     for (;; turn++) {
         for (unsigned i = 0; i < warps; i++)

@@ -14,7 +14,10 @@ extern "C" int emulated_launch(const char *name, unsigned x, unsigned y, void **
         for (unsigned row = 0; row < y; row++)
             for (unsigned column = 0; column < x; column++) {
                 blockIdx = {column, row, 0};
-                if (!emulated_block(row + column)) return 3;
+                if (emulated_block(row + column)) continue;
+                // Fibers that stand at a barrier begin anew.
+                for (EmulatedFiber &fiber : emulated_fibers) fiber.started = false;
+                return 3;
             }
         return 0;
     }

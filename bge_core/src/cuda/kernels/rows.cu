@@ -93,6 +93,17 @@ KERNEL narrow(const float *x, u64 count, elem *out) {
     if (i < count) store(out, i, x[i]);
 }
 
+// 16 bits to f32, and back, whatever the storage type is: bf16 if `brain`, or else f16.
+KERNEL widen_halves(const u16 *x, u64 count, u32 brain, float *out) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) out[i] = brain ? brain_value(x[i]) : half_value(x[i]);
+}
+
+KERNEL narrow_halves(const float *x, u64 count, u32 brain, u16 *out) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) out[i] = brain ? to_brain(x[i]) : to_half(x[i]);
+}
+
 // The gradient of a table, whose rows several tokens share. The host sorts the tokens by their row and cuts the list into pieces;
 // a piece is (first place in `order`, end, target). A row with one piece is its target; that of several comes from their sums in
 // `partials`, whose places are targets with the highest bit set. No atomics, and the same bits every time.

@@ -2,22 +2,6 @@
 //
 // `scores` has a row for each query. A block looks through a part of such a row: `length` scores, or what is left.
 
-#ifdef EMULATED
-#define half_value emulated_from_half
-#else
-__device__ inline float half_value(unsigned short bits) {
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
-    return x;
-}
-#endif
-
-// Rows of a file in f16 to f32, whatever the storage type is.
-KERNEL widen_halves(const unsigned short *x, u64 count, float *out) {
-    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
-    if (i < count) out[i] = half_value(x[i]);
-}
-
 struct Part {
     const float *scores; // of its query
     u32 query, first, end;

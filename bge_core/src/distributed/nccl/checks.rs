@@ -63,16 +63,16 @@ fn floats_on_the_gpus_are_summed_and_shared_where_they_are() {
             &nccl.gpu,
             &[1.0_f32, 2.0, 3.0].map(|x| x * (nccl.rank() + 1) as f32),
         )?;
-        nccl.sum(memory.at(4), 2)?;
+        nccl.sum(memory.at(4), 2, NumberType::Fp32)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.address(), 3)?;
         assert_eq!(got, [(nccl.rank() + 1) as f32, 6.0, 9.0]);
         let beside = memory_of(&nccl.gpu, &[1.5_f32, 2.5])?;
-        nccl.begin_sum(beside.at(4), 1)?;
-        nccl.begin_sum(beside.address(), 1)?;
+        nccl.begin_sum(beside.at(4), 1, NumberType::Fp32)?;
+        nccl.begin_sum(beside.address(), 1, NumberType::Fp32)?;
         nccl.finish()?;
         let got: Vec<f32> = read_values(&nccl.gpu, beside.address(), 2)?;
         assert_eq!(got, [3.0, 5.0]);
-        nccl.sum_on(0, memory.at(8), 1)?;
+        nccl.sum_on(0, memory.at(8), 1, NumberType::Fp32)?;
         let got: Vec<f32> = read_values(&nccl.gpu, memory.at(8), 1)?;
         assert_eq!(got, [if nccl.rank() == 0 { 18.0 } else { 9.0 }]);
         nccl.share(1, memory.address(), memory.address(), 1)?;
@@ -99,7 +99,7 @@ fn a_rank_that_does_not_come_ends_all_at_the_limit() {
             // Waits on the line below, as a rank that has lost its place.
             return nccl.barrier();
         }
-        nccl.all_reduce(&mut [1.0])
+        nccl.all_reduce(&mut [1.0], NumberType::Fp32)
     });
     if let Some(result) = result {
         let text = result.unwrap_err().to_string();
@@ -117,8 +117,8 @@ fn a_rank_that_waits_in_nccl_hears_the_first_failure() {
         if nccl.rank() == 1 {
             return Err(Error::new(ErrorKind::Io, "the disk is full"));
         }
-        let error = nccl.all_reduce(&mut [1.0]).unwrap_err();
-        assert!(nccl.all_reduce(&mut [1.0]).is_err());
+        let error = nccl.all_reduce(&mut [1.0], NumberType::Fp32).unwrap_err();
+        assert!(nccl.all_reduce(&mut [1.0], NumberType::Fp32).is_err());
         Err::<(), _>(error)
     });
     if let Some(result) = result {
@@ -131,7 +131,9 @@ fn a_rank_that_waits_in_nccl_hears_the_first_failure() {
 }
 
 #[test]
-fn the_settings_of_a_communicator_have_the_form_of_version_2_14() {
+fn the_settings_and_types_have_the_form_of_version_2_14() {
+    let codes: Vec<_> = NumberType::ALL.iter().map(|&of| library::code(of)).collect();
+    assert_eq!(codes, [7, 6, 9]); // float32, float16, bfloat16 of `nccl.h`
     assert_eq!(size_of::<library::Config>(), 24);
     assert_eq!(size_of::<Id>(), ID_BYTES);
 }

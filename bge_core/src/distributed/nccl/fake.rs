@@ -7,7 +7,8 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::library::{Config, Functions, Handle, ID_BYTES, IN_PROGRESS, Id, Nvidia, SUCCESS};
+use super::library::{self, Config, Functions, Handle, ID_BYTES, IN_PROGRESS, Id, Nvidia, SUCCESS};
+use crate::config::NumberType;
 
 /// `ncclRemoteError`.
 const REMOTE: c_int = 6;
@@ -37,8 +38,8 @@ enum What {
     Broadcast(c_int),
 }
 
-/// What a rank was told: from, to, floats.
-type Post = (What, u64, u64, usize);
+/// What a rank was told: from, to, count, type of the numbers.
+type Post = (What, u64, u64, usize, c_int);
 
 #[derive(Debug, Default)]
 struct World {
@@ -139,13 +140,13 @@ unsafe extern "C" fn comm_abort(handle: Handle) -> c_int {
 }
 
 /// Takes what a rank was told; the last one does the work of all.
-fn post(handle: Handle, what: What, from: *const c_void, to: *mut c_void, floats: usize) -> c_int {
+fn post(handle: Handle, what: What, from: *const c_void, to: *mut c_void, count: usize, of: c_int) -> c_int {
     let end = end(handle);
     end.begun += 1;
     with(&end.world, |world| {
         world
             .posts
-            .insert(end.rank, (what, from as u64, to as u64, floats));
+            .insert(end.rank, (what, from as u64, to as u64, count, of));
         if world.posts.len() == world.size {
             work(&std::mem::take(&mut world.posts));
             world.done += 1;
@@ -154,44 +155,52 @@ fn post(handle: Handle, what: What, from: *const c_void, to: *mut c_void, floats
     IN_PROGRESS
 }
 
+/// The numbers at an address.
 #[expect(unsafe_code, reason = "addresses")]
-fn floats(at: u64, count: usize) -> Vec<f32> {
+fn numbers(at: u64, count: usize, of: NumberType) -> Vec<f32> {
     // SAFETY: the memory of a rank that waits.
-    unsafe { std::slice::from_raw_parts(at as *const f32, count) }.to_vec()
+    of.unpack(unsafe { std::slice::from_raw_parts(at as *const u8, count * of.bytes()) })
 }
 
 #[expect(unsafe_code, reason = "addresses")]
-fn write(at: u64, values: &[f32]) {
+fn write(at: u64, values: &[f32], of: NumberType) {
+    let bytes = of.pack(values);
     // SAFETY: as above.
-    unsafe { std::slice::from_raw_parts_mut(at as *mut f32, values.len()) }.copy_from_slice(values);
+    unsafe { std::slice::from_raw_parts_mut(at as *mut u8, bytes.len()) }.copy_from_slice(&bytes);
 }
 
 fn work(posts: &BTreeMap<usize, Post>) {
-    let (what, _, _, count) = posts[&0];
+    let (what, _, _, count, of) = posts[&0];
     let ranks = posts.len();
     assert!(
-        posts.values().all(|post| post.0 == what && post.3 == count),
+        posts
+            .values()
+            .all(|post| (post.0, post.3, post.4) == (what, count, of)),
         "the ranks are not in the same place: {posts:?}"
     );
+    let mut types = NumberType::ALL.iter().copied();
+    let of = types.find(|&kind| library::code(kind) == of).unwrap();
     let given = if what == What::ReduceScatter {
         count * ranks
     } else {
         count
     };
-    let all: Vec<Vec<f32>> = posts.values().map(|post| floats(post.1, given)).collect();
-    // From the last rank on: the order of NCCL's sums is its own.
+    let all: Vec<Vec<f32>> = posts.values().map(|post| numbers(post.1, given, of)).collect();
+    // From the last rank on, rounded at each addition: the order of NCCL's sums is its own, and they pass from rank to rank.
     let mut sums = vec![0.0; given];
     for values in all.iter().rev() {
         sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
+        of.round(&mut sums);
     }
     for (&rank, post) in posts {
+        let write = |values: &[f32]| write(post.2, values, of);
         match what {
-            What::AllReduce => write(post.2, &sums),
-            What::Reduce(root) if root as usize == rank => write(post.2, &sums),
+            What::AllReduce => write(&sums),
+            What::Reduce(root) if root as usize == rank => write(&sums),
             What::Reduce(_) => {}
-            What::ReduceScatter => write(post.2, &sums[rank * count..(rank + 1) * count]),
-            What::AllGather => write(post.2, &all.concat()),
-            What::Broadcast(root) => write(post.2, &all[root as usize]),
+            What::ReduceScatter => write(&sums[rank * count..(rank + 1) * count]),
+            What::AllGather => write(&all.concat()),
+            What::Broadcast(root) => write(&all[root as usize]),
         }
     }
 }
@@ -199,59 +208,59 @@ fn work(posts: &BTreeMap<usize, Post>) {
 extern "C" fn all_reduce(
     from: *const c_void,
     to: *mut c_void,
-    floats: usize,
-    _: c_int,
+    count: usize,
+    of: c_int,
     _: c_int,
     comm: Handle,
     _: *mut c_void,
 ) -> c_int {
-    post(comm, What::AllReduce, from, to, floats)
+    post(comm, What::AllReduce, from, to, count, of)
 }
 
 extern "C" fn reduce(
     from: *const c_void,
     to: *mut c_void,
-    floats: usize,
-    _: c_int,
+    count: usize,
+    of: c_int,
     _: c_int,
     root: c_int,
     comm: Handle,
     _: *mut c_void,
 ) -> c_int {
-    post(comm, What::Reduce(root), from, to, floats)
+    post(comm, What::Reduce(root), from, to, count, of)
 }
 
 extern "C" fn reduce_scatter(
     from: *const c_void,
     to: *mut c_void,
-    floats: usize,
-    _: c_int,
+    count: usize,
+    of: c_int,
     _: c_int,
     comm: Handle,
     _: *mut c_void,
 ) -> c_int {
-    post(comm, What::ReduceScatter, from, to, floats)
+    post(comm, What::ReduceScatter, from, to, count, of)
 }
 
 extern "C" fn all_gather(
     from: *const c_void,
     to: *mut c_void,
-    floats: usize,
-    _: c_int,
+    count: usize,
+    of: c_int,
     comm: Handle,
     _: *mut c_void,
 ) -> c_int {
-    post(comm, What::AllGather, from, to, floats)
+    post(comm, What::AllGather, from, to, count, of)
 }
 
 extern "C" fn broadcast(
     from: *const c_void,
     to: *mut c_void,
-    floats: usize,
-    _: c_int,
+    count: usize,
+    of: c_int,
     root: c_int,
     comm: Handle,
     _: *mut c_void,
 ) -> c_int {
-    post(comm, What::Broadcast(root), from, to, floats)
+    post(comm, What::Broadcast(root), from, to, count, of)
 }

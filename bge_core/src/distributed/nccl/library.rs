@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libloading::Library;
 
+use crate::config::NumberType;
 #[cfg(feature = "nccl")]
 use crate::error::{Error, ErrorKind};
 use crate::error::{Result, bail};
@@ -18,9 +19,17 @@ const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 pub(super) const SUCCESS: c_int = 0;
 pub(super) const IN_PROGRESS: c_int = 7;
 
-/// `ncclFloat32` and `ncclSum`.
-const F32: c_int = 7;
+/// `ncclSum`.
 const SUM: c_int = 0;
+
+/// `ncclFloat32`, `ncclFloat16` and `ncclBfloat16`.
+pub(super) const fn code(travels: NumberType) -> c_int {
+    match travels {
+        NumberType::Fp32 => 7,
+        NumberType::Fp16 => 6,
+        NumberType::Bf16 => 9,
+    }
+}
 
 /// Bytes of what all ranks must know to find each other.
 pub(super) const ID_BYTES: usize = 128;
@@ -174,18 +183,18 @@ impl Nvidia {
     }
 }
 
-/// A collective over floats in the memory of the GPUs; places are addresses there.
+/// A collective over numbers in the memory of the GPUs; places are addresses there.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Collective {
-    /// From, to, floats.
+    /// From, to, count.
     AllReduce(u64, u64, usize),
-    /// Root, which gets the sums, place, floats.
+    /// Root, which gets the sums, place, count.
     Reduce(usize, u64, usize),
-    /// From, to, floats of each block.
+    /// From, to, numbers of each block.
     ReduceScatter(u64, u64, usize),
-    /// From, to, floats of each block.
+    /// From, to, numbers of each block.
     AllGather(u64, u64, usize),
-    /// Root, from, to, floats.
+    /// Root, from, to, count.
     Broadcast(usize, u64, u64, usize),
 }
 
@@ -226,28 +235,29 @@ impl Comm {
         Ok(state == SUCCESS)
     }
 
-    /// Puts a collective into the line of a GPU's work.
+    /// Puts a collective over numbers of a type into the line of a GPU's work.
     #[expect(unsafe_code, reason = "NCCL is a C library")]
-    pub(super) fn run(&self, collective: Collective, stream: u64) -> Result<()> {
+    pub(super) fn run(&self, collective: Collective, of: NumberType, stream: u64) -> Result<()> {
+        let of = code(of);
         let (functions, stream, comm) = (&self.nvidia.functions, stream as Stream, self.handle);
         // SAFETY: the caller's memory, which lives until the line of work is done.
         let code = unsafe {
             match collective {
-                Collective::AllReduce(from, to, floats) => {
-                    (functions.all_reduce)(from as _, to as _, floats, F32, SUM, comm, stream)
+                Collective::AllReduce(from, to, count) => {
+                    (functions.all_reduce)(from as _, to as _, count, of, SUM, comm, stream)
                 }
-                Collective::Reduce(root, at, floats) => {
+                Collective::Reduce(root, at, count) => {
                     let root = root as c_int;
-                    (functions.reduce)(at as _, at as _, floats, F32, SUM, root, comm, stream)
+                    (functions.reduce)(at as _, at as _, count, of, SUM, root, comm, stream)
                 }
-                Collective::ReduceScatter(from, to, floats) => {
-                    (functions.reduce_scatter)(from as _, to as _, floats, F32, SUM, comm, stream)
+                Collective::ReduceScatter(from, to, count) => {
+                    (functions.reduce_scatter)(from as _, to as _, count, of, SUM, comm, stream)
                 }
-                Collective::AllGather(from, to, floats) => {
-                    (functions.all_gather)(from as _, to as _, floats, F32, comm, stream)
+                Collective::AllGather(from, to, count) => {
+                    (functions.all_gather)(from as _, to as _, count, of, comm, stream)
                 }
-                Collective::Broadcast(root, from, to, floats) => {
-                    (functions.broadcast)(from as _, to as _, floats, F32, root as c_int, comm, stream)
+                Collective::Broadcast(root, from, to, count) => {
+                    (functions.broadcast)(from as _, to as _, count, of, root as c_int, comm, stream)
                 }
             }
         };

@@ -45,7 +45,7 @@ fn more_floats_than_a_value_holds_go_in_pieces() {
     let results = ranks("pieces", 2, |line| {
         let count = 2 * PIECE + 3;
         let mut values: Vec<f32> = (0..count).map(|at| (at % 1000) as f32).collect();
-        line.all_reduce(&mut values)?;
+        line.all_reduce(&mut values, NumberType::Fp32)?;
         assert!((0..count).all(|at| values[at] == 2.0 * (at % 1000) as f32));
         Ok(())
     });

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::shards::Shards;
+use crate::config::NumberType;
 use crate::error::Result;
 use crate::optim::AdamW;
 
@@ -24,9 +25,11 @@ impl Shards {
         for bucket in &self.layout.buckets {
             let own = bucket.lengths[self.ranks.rank()];
             for (kind, moments) in optimizer.moments().into_iter().enumerate() {
-                let all = self
-                    .ranks
-                    .all_gather(&moments[before..before + own], &bucket.lengths)?;
+                let all = self.ranks.all_gather(
+                    &moments[before..before + own],
+                    &bucket.lengths,
+                    NumberType::Fp32,
+                )?;
                 if !lead {
                     continue;
                 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::layout::{BUCKET, Bucket, Layout};
+use crate::config::NumberType;
 use crate::distributed::Communicator;
 use crate::error::Result;
 use crate::nn::{Gradients, Param, ParamStore, Part, Watcher, held, put_back, read, take_out, update};
@@ -24,6 +25,8 @@ pub struct Held {
 #[derive(Debug)]
 pub(crate) struct Shards {
     stage: usize,
+    /// How gradients travel.
+    travels: NumberType,
     pub(super) ranks: Arc<dyn Communicator>,
     pub(super) layout: Layout,
     /// The trained weights, in the order of the optimizer's parameters.
@@ -48,9 +51,10 @@ struct State {
 }
 
 impl Shards {
-    /// Shares out the `trained` weights; in stage 3 they leave their tensors.
+    /// Shares out the `trained` weights, whose gradients travel as the type says; in stage 3 they leave their tensors.
     pub(crate) fn new(
         stage: usize,
+        travels: NumberType,
         ranks: Arc<dyn Communicator>,
         params: &ParamStore,
         trained: &[usize],
@@ -75,6 +79,7 @@ impl Shards {
         };
         let shards = Self {
             stage,
+            travels,
             ranks,
             layout,
             weights,
@@ -152,7 +157,7 @@ impl Shards {
             .iter()
             .map(|known| f32::from(u8::from(*known)))
             .collect();
-        self.ranks.all_reduce(&mut known)?;
+        self.ranks.all_reduce(&mut known, NumberType::Fp32)?;
         state.known = known.iter().map(|known| *known > 0.0).collect();
         Ok(())
     }
@@ -209,7 +214,7 @@ impl Shards {
                 continue;
             }
             let own = self.floats(&self.layout.own[at])?;
-            let all = self.ranks.all_gather(&own, &bucket.lengths)?;
+            let all = self.ranks.all_gather(&own, &bucket.lengths, NumberType::Fp32)?;
             let mut rest = all.as_slice();
             for span in &bucket.spans {
                 let (floats, after) = rest.split_at(span.length);
@@ -284,7 +289,9 @@ impl Shards {
         }
         for at in buckets {
             let Bucket { spans, lengths, .. } = &self.layout.buckets[at];
-            let all = self.ranks.all_gather(&state.weights[at], lengths)?;
+            let all = self
+                .ranks
+                .all_gather(&state.weights[at], lengths, NumberType::Fp32)?;
             let mut rest = all.as_slice();
             for span in spans.iter().filter(|_| keep) {
                 let (floats, after) = rest.split_at(span.length);
@@ -351,7 +358,7 @@ impl Watcher for Shards {
                     None => floats.resize(floats.len() + span.length, 0.0),
                 }
             }
-            let block = self.ranks.reduce_scatter(&floats, lengths)?;
+            let block = self.ranks.reduce_scatter(&floats, lengths, self.travels)?;
             let sums = &mut state.gradients[at];
             if std::mem::take(&mut state.fresh[at]) {
                 sums.copy_from_slice(&block);
