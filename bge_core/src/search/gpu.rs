@@ -15,7 +15,7 @@ use super::exact::{block_norms, block_range, release, release_all};
 use super::kernel::Level;
 use super::store::BLOCK_ROWS;
 use super::{Hit, Rows, SearchIndex, check_queries};
-use crate::cuda::gpu::{Arg, Gpu, Matrix, Memory, Plain, Product, memory_of, read_values};
+use crate::cuda::gpu::{Arg, Extra, Gpu, Matrix, Memory, Plain, Product, memory_of, read_values};
 use crate::cuda::kernels::THREADS;
 #[cfg(feature = "cuda")]
 use crate::cuda::{Device, gpu::Storage, kernels::Variant};
@@ -186,6 +186,7 @@ impl<'a> ExactOnGpu<'a> {
             wide: false,
             exact: true,
             add: false,
+            extra: Extra::Nothing,
         })?;
         let blocks = range.start / BLOCK_ROWS..range.end.div_ceil(BLOCK_ROWS);
         let norm = self.norms[blocks].iter().copied().fold(0.0, f64::max);

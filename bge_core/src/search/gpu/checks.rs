@@ -207,6 +207,7 @@ fn products_keep_all_bits_of_an_f32() {
             wide: false,
             exact: true,
             add: false,
+            extra: Extra::Nothing,
         })
         .unwrap();
         let got: Vec<f32> = read_values(&gpu, out.address(), queries * rows).unwrap();

@@ -74,7 +74,7 @@ impl Gpu for Counting {
         self.gpu.launch(kernel, grid, args)
     }
 
-    fn product(&self, product: Product) -> Result<()> {
+    fn product(&self, product: Product) -> Result<bool> {
         self.gpu.product(product)
     }
 
