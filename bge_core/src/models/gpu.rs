@@ -28,7 +28,7 @@ pub(crate) struct Placement {
 
 #[cfg(feature = "cuda")]
 impl Placement {
-    /// What settings ask for, on each of the devices; nothing on the CPU. `half` are those for f16 and bf16.
+    /// What settings ask for, on each of the devices, which count once; nothing on the CPU. `half` are those for f16 and bf16.
     pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Vec<Self> {
         use crate::cuda::gpu::Storage;
         let storage = match half {
@@ -42,7 +42,7 @@ impl Placement {
             storage,
             tf32,
         };
-        numbers.map(on).collect()
+        crate::config::cuda_numbers(devices).into_iter().map(on).collect()
     }
 }
 
