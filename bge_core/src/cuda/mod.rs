@@ -39,11 +39,14 @@ mod checks;
 #[cfg(test)]
 pub(crate) mod emulator;
 
+pub(crate) use blocks::Share;
 #[cfg(feature = "train")]
 pub(crate) use blocks::{Joint, TURNS};
 #[cfg(feature = "cuda")]
 pub(crate) use device::Device;
 pub(crate) use encoder::{Encoder, Input, Outcome, Record, Sizes};
+#[cfg(feature = "train")]
+pub(crate) use layout::flat_floats;
 #[cfg(feature = "train")]
 pub(crate) use optimizer::{Betas, Optimizer, Update};
 #[cfg(feature = "train")]

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::blocks::Block;
+use super::blocks::{Block, Share};
 use super::encoder::Encoder;
 use super::gpu::{Memory, Plain};
 use super::gradients::Stretch;
@@ -66,10 +66,15 @@ impl Weights {
 }
 
 impl Store {
-    pub(super) fn new(ops: &Ops, layout: Layout) -> Result<Self> {
+    /// Room for all weights, or for one rank's share.
+    pub(super) fn new(ops: &Ops, layout: Layout, share: Option<Share>) -> Result<Self> {
+        let weights = match share {
+            None => Weights::All(All::new(ops, &layout)?),
+            Some(share) => Weights::Block(Block::new(ops, &layout, share)?, None),
+        };
         Ok(Self {
             element: ops.element(),
-            weights: RwLock::new(Weights::All(All::new(ops, &layout)?)),
+            weights: RwLock::new(weights),
             layout,
         })
     }

@@ -81,7 +81,7 @@ pub(crate) fn batch(config: &EncoderConfig) -> Batch {
 pub(crate) fn on_gpu(mut model: Bert, storage: Storage) -> Option<Bert> {
     let config = model.config();
     let variant = Variant::new(storage, config.hidden_size, config.num_attention_heads).unwrap();
-    model.move_to_gpu(emulator(variant)?, variant).unwrap();
+    model.move_to_gpu(emulator(variant)?, variant, None).unwrap();
     Some(model)
 }
 

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::bert::{Bert, BertRecord};
-use crate::cuda::{Encoder, Input, Outcome, Sizes, gpu::Gpu, kernels::Variant};
+use crate::cuda::{Encoder, Input, Outcome, Share, Sizes, gpu::Gpu, kernels::Variant};
 use crate::error::Result;
 use crate::nn::{Keep, Part, read, tensor};
 
@@ -36,7 +36,6 @@ impl Placement {
             [_, true] => Storage::Bf16,
             _ => Storage::F32,
         };
-        let numbers = devices.iter().filter_map(|name| crate::config::cuda_number(name));
         let on = |number| Self {
             number,
             storage,
@@ -111,21 +110,39 @@ impl Bert {
         self.gpus.first()
     }
 
+    /// Computes on the CPU again.
+    #[cfg(feature = "train")]
+    pub(crate) fn leave_gpus(&mut self) {
+        self.gpus = Arc::default();
+    }
+
     /// Computes on CUDA devices from now on, with a copy on each.
     #[cfg(feature = "cuda")]
     pub(crate) fn move_to_cuda(&mut self, placements: &[Placement]) -> Result<()> {
-        for placement in placements {
-            let config = self.config();
-            let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
-            let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
-            self.move_to_gpu(Arc::new(device), variant)?;
+        for &placement in placements {
+            let (gpu, variant) = self.open_cuda(placement)?;
+            self.move_to_gpu(gpu, variant, None)?;
         }
         Ok(())
     }
 
+    /// A CUDA device with the kernels of this model, which does not yet compute there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn open_cuda(&self, placement: Placement) -> Result<(Arc<dyn Gpu>, Variant)> {
+        let config = self.config();
+        let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
+        let device = crate::cuda::Device::open(placement.number, variant, placement.tf32)?;
+        Ok((Arc::new(device), variant))
+    }
+
     /// Computes on a GPU whose kernels are those of `variant`, beside those where it has a copy already. What is frozen now
-    /// stays so.
-    pub(crate) fn move_to_gpu(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
+    /// stays so. With a share of the weights it runs only where other ranks bring theirs.
+    pub(crate) fn move_to_gpu(
+        &mut self,
+        gpu: Arc<dyn Gpu>,
+        variant: Variant,
+        share: Option<Share>,
+    ) -> Result<()> {
         let config = self.config();
         let sizes = Sizes {
             width: config.hidden_size,
@@ -136,7 +153,7 @@ impl Bert {
             hidden_dropout: config.hidden_dropout_prob,
             attention_dropout: config.attention_probs_dropout_prob,
         };
-        let encoder = Encoder::new(gpu, variant, sizes, self.params())?;
+        let encoder = Encoder::new(gpu, variant, sizes, self.params(), share)?;
         tracing::info!(device = encoder.device(), "the encoder computes on a GPU");
         let mut encoders = self.gpus.encoders.clone();
         encoders.push(Arc::new(encoder));

@@ -463,8 +463,7 @@ fn rank_0_has_all_weights_to_encode_with_until_the_next_step() {
 
 /// Joins through a NCCL that is none.
 fn join_through_gpus(stepper: &mut Stepper, line: Arc<dyn Communicator>) -> Result<()> {
-    let gpu = Arc::clone(stepper.model().gpu().unwrap().flat().0);
-    stepper.join_through(Arc::new(Nccl::faked(line, gpu, LIMIT)))
+    stepper.join_through(|gpu| Nccl::faked(line, gpu, LIMIT))
 }
 
 #[test]
