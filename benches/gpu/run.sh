@@ -5,7 +5,7 @@
 # usage: benches/gpu/run.sh MODEL TRAIN.jsonl [RESULTS]     default: target/gpu
 #        DEVICE=cuda:1 PEER=.peer PRECISION=--bf16 BATCH=64 benches/gpu/run.sh ...
 #
-# Needs Rust, a C compiler, the NVIDIA driver, and libnvrtc and libcublas of CUDA 12 or 13 where the loader finds them; those of
+# Needs Rust, a C compiler, the NVIDIA driver, and libnvrtc and libcublasLt of CUDA 12 or 13 where the loader finds them; those of
 # PyTorch's wheels will do: LD_LIBRARY_PATH=.peer/lib/python3.11/site-packages/nvidia/cu13/lib. The last two steps need
 # benches/peer_setup.sh with a CUDA build of torch, and are left out without.
 set -euo pipefail

@@ -173,6 +173,20 @@ impl Findings {
         }
     }
 
+    /// Says that a GPU which is named twice has one copy of the model, for settings that encode or score.
+    pub(super) fn copies(&mut self, devices: &[String]) {
+        let numbers = devices.iter().filter_map(|name| cuda_number(name));
+        for number in cuda_numbers(devices) {
+            let times = numbers.clone().filter(|&other| other == number).count();
+            if times > 1 {
+                let message = format!(
+                    "`cuda:{number}` is named {times} times and counts once: one copy of the model keeps a GPU busy"
+                );
+                self.warning("config.device_twice", "devices", message);
+            }
+        }
+    }
+
     /// Says once that reduced precision is not used, where it is not.
     pub(super) fn precision(&mut self, wanted: &[(&str, bool)], devices: &[String]) {
         if on_gpu(devices) {
@@ -210,6 +224,18 @@ pub(crate) fn cuda_number(name: &str) -> Option<usize> {
         "" => Some(0),
         rest => rest.strip_prefix(':')?.parse().ok(),
     }
+}
+
+/// The numbers of the CUDA devices that are named, each once. To encode and score, one copy of a model keeps a GPU busy: a second
+/// would take its memory again and its turns from the first.
+pub(crate) fn cuda_numbers(devices: &[String]) -> Vec<usize> {
+    let mut numbers = Vec::new();
+    for number in devices.iter().filter_map(|name| cuda_number(name)) {
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    numbers
 }
 
 /// Whether the devices are GPUs that this build can use.
@@ -447,7 +473,7 @@ impl FinetuneConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, NumberType, cuda_number};
+    use super::{Findings, NumberType, cuda_number, cuda_numbers};
 
     /// The codes of what is wrong with training on these devices.
     fn wrong(devices: &[&str], ranks: Option<usize>, zero_stage: usize) -> Vec<String> {
@@ -462,6 +488,31 @@ mod tests {
         fields
             .filter(|field| ["devices", "nproc_per_node", "zero_stage"].contains(&field.as_str()))
             .collect()
+    }
+
+    #[test]
+    fn a_gpu_that_is_named_twice_counts_once_and_says_so() {
+        let named =
+            |devices: &[&str]| -> Vec<String> { devices.iter().map(|&name| name.to_owned()).collect() };
+        assert_eq!(
+            cuda_numbers(&named(&["cuda:1", "CUDA", "cuda:1", "cuda:0"])),
+            [1, 0]
+        );
+        assert_eq!(cuda_numbers(&named(&["cpu", "cpu"])), [0; 0]);
+        let messages = |devices: &[&str]| -> Vec<String> {
+            let mut findings = Findings::default();
+            findings.copies(&named(devices));
+            findings.0.iter().map(|issue| issue.message.clone()).collect()
+        };
+        let said = messages(&["cuda:1", "cuda", "cuda:1", " cuda:1"]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("`cuda:1` is named 3 times"), "{said:?}");
+        assert_eq!(messages(&["cuda", "cuda:0"]).len(), 1);
+        // Groups of threads share the processor.
+        assert_eq!(
+            messages(&["cpu", "cpu"]).len() + messages(&["cuda:0", "cuda:1"]).len(),
+            0
+        );
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl EmbedArguments {
         findings.instruction("query_instruction_for_retrieval", query);
         findings.instruction("passage_instruction_for_retrieval", passage);
         findings.devices(&self.devices);
+        findings.copies(&self.devices);
         findings.precision(
             &[("use_fp16", self.use_fp16), ("use_bf16", self.use_bf16)],
             &self.devices,

@@ -88,6 +88,7 @@ impl RerankArguments {
             findings.instruction(&format!("{side}_instruction_for_rerank"), instruction);
         }
         findings.devices(&self.devices);
+        findings.copies(&self.devices);
         findings.precision(
             &[("use_fp16", self.use_fp16), ("use_bf16", self.use_bf16)],
             &self.devices,

@@ -32,9 +32,9 @@ mod training;
 mod tree;
 pub(crate) mod unknown;
 
-#[cfg(feature = "model")]
-pub(crate) use check::cuda_number;
 pub use check::{Checked, CheckedConfig};
+#[cfg(feature = "model")]
+pub(crate) use check::{cuda_number, cuda_numbers};
 pub use choices::{
     IntervalStrategy, KdLossType, LrSchedulerType, NumberType, PoolingMethod, SaveStrategy, TextRole,
 };

@@ -7,11 +7,12 @@
 use std::ops::Range;
 
 use super::encoder::Encoder;
-use super::gpu::{Arg, Memory, Plain, memory_of, read_values};
+use super::gpu::{Arg, Memory, Plain, read_values};
 use super::kernels::THREADS;
-use super::layout::overlap;
+use super::layout::{Layout, overlap};
+use super::ops::Ops;
 use super::store::{All, FLOAT, Weights};
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::nn::Part;
 
 /// Parts for which there is room.
@@ -29,6 +30,13 @@ pub(super) struct Block {
     pub(super) small: Memory,
     /// Where the parts have their turns, by their numbers.
     turns: [Memory; TURNS],
+}
+
+/// Which weights one of several ranks keeps: the floats of each rank's block, in their order, and the number of this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share<'a> {
+    pub(crate) lengths: &'a [usize],
+    pub(crate) rank: usize,
 }
 
 /// Weights that all ranks bring together, in words of 4 bytes.
@@ -57,59 +65,51 @@ impl Block {
         &self.turns[part.number() % TURNS]
     }
 
-    /// How many of these floats each rank has.
-    fn lengths(&self, floats: &Range<usize>) -> impl Iterator<Item = usize> {
-        self.blocks.iter().map(|block| overlap(block, floats).len())
-    }
-}
-
-impl Encoder {
-    /// Keeps the block of this rank alone from now on: whoever runs the encoder must bring each part together before it runs
-    /// ([`Encoder::part`]).
-    pub(crate) fn keep_block(&self, lengths: &[usize], rank: usize) -> Result<()> {
+    /// Room for the block of a rank, whose ends are those of chunks, and for what it computes with. Nothing is there but zeros.
+    pub(super) fn new(ops: &Ops, layout: &Layout, Share { lengths, rank }: Share) -> Result<Self> {
         let mut end = 0;
         let blocks = lengths.iter().map(|length| {
             end += length;
             end - length..end
         });
         let blocks: Vec<Range<usize>> = blocks.collect();
-        let (ops, layout) = (&self.ops, &self.store.layout);
-        let own = self.masters(blocks.get(rank).cloned().unwrap_or(0..0))?;
-        let small = ops.floats(layout.small_before(layout.floats()))?;
-        ops.gpu.zero(small.address(), small.bytes())?;
-        for place in layout.places() {
-            if let Some(first) = place.small {
-                let floats = self.masters(place.first..place.first + place.len)?;
-                ops.gpu.upload(small.at(first * FLOAT), f32::bytes(&floats))?;
-            }
-        }
+        let zeros = |floats: usize| {
+            let memory = ops.floats(floats)?;
+            ops.gpu.zero(memory.address(), memory.bytes())?;
+            Ok::<_, Error>(memory)
+        };
         let turn = |number: usize| {
             let parts = layout.parts().filter(|(part, _)| part.number() % TURNS == number);
-            let bytes = parts.map(|(part, floats)| floats.len() * self.bytes_of(part));
+            let bytes = parts.map(|(part, floats)| floats.len() * bytes_of(ops, part));
             ops.gpu.alloc(bytes.max().unwrap_or(0))
         };
-        let block = Block {
-            own: memory_of(&ops.gpu, &own)?,
-            small,
+        Ok(Self {
+            own: zeros(blocks.get(rank).map_or(0, Range::len))?,
+            small: zeros(layout.small_before(layout.floats()))?,
             turns: [turn(0)?, turn(1)?],
             blocks,
             rank,
-        };
-        *self.store.change() = Weights::Block(block, None);
-        Ok(())
+        })
     }
 
+    /// How many of these floats each rank has.
+    fn lengths(&self, floats: &Range<usize>) -> impl Iterator<Item = usize> {
+        self.blocks.iter().map(|block| overlap(block, floats).len())
+    }
+}
+
+/// Bytes of a number that a part is computed with.
+fn bytes_of(ops: &Ops, part: Part) -> usize {
+    match part {
+        Part::Layer(_) => ops.element(),
+        Part::Tables | Part::Rest => FLOAT,
+    }
+}
+
+impl Encoder {
     /// Whether this rank keeps a block alone.
     pub(crate) fn keeps_block(&self) -> bool {
         self.store.weights().block().is_some()
-    }
-
-    /// Bytes of a number that a part is computed with.
-    fn bytes_of(&self, part: Part) -> usize {
-        match part {
-            Part::Layer(_) => self.ops.element(),
-            Part::Tables | Part::Rest => FLOAT,
-        }
     }
 
     /// Weights of this rank, f32.
@@ -129,7 +129,7 @@ impl Encoder {
         let Weights::Block(block, None) = &*weights else {
             return Ok(None);
         };
-        let (floats, bytes) = (self.store.layout.part(part), self.bytes_of(part));
+        let (floats, bytes) = (self.store.layout.part(part), bytes_of(&self.ops, part));
         let own = overlap(&block.range(), &floats);
         let turn = block.turn(part);
         let to = turn.address();

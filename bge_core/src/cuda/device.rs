@@ -1,4 +1,4 @@
-//! A device: the driver, NVRTC and cuBLAS, found at run time.
+//! A device: the driver, NVRTC and cuBLASLt, found at run time.
 //!
 //! Nothing here is linked, so that one binary runs on machines with and without a GPU. The libraries are looked for where the
 //! system looks for libraries; what is missing is an error that names it.
@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, LaunchConfig, PushKernelArg,
 };
-use cudarc::{cublas, driver, nvrtc};
+use cudarc::{driver, nvrtc};
 
 use super::cache;
-use super::gpu::{Arg, Gpu, Memory, Product, Storage};
+use super::gpu::{Arg, Gpu, Memory, Product};
 use super::kernels::{NAMES, SOURCE, THREADS, Variant};
+use super::lt::{self, Lt};
 use crate::error::{Error, ErrorKind, Result, bail};
 
 /// The first architecture whose units multiply bf16 and TF32.
@@ -28,7 +29,7 @@ pub(crate) struct Device {
     /// The second line of work.
     #[cfg(any(feature = "nccl", test))]
     beside: Arc<CudaStream>,
-    blas: cublas::CudaBlas,
+    products: Lt,
     functions: BTreeMap<&'static str, CudaFunction>,
     variant: Variant,
     /// Whether products of f32 may round their factors to TF32.
@@ -53,17 +54,11 @@ pub(crate) fn has_compiler() -> bool {
 #[expect(unsafe_code, reason = "opens libraries")]
 fn check_libraries() -> Result<()> {
     // SAFETY: as above.
-    let present = unsafe {
-        [
-            driver::sys::is_culib_present(),
-            has_compiler(),
-            cublas::sys::is_culib_present(),
-        ]
-    };
+    let present = unsafe { [driver::sys::is_culib_present(), has_compiler(), lt::is_here()] };
     let names = [
         "NVIDIA driver (libcuda)",
         "NVRTC (libnvrtc)",
-        "cuBLAS (libcublas)",
+        "cuBLASLt (libcublasLt)",
     ];
     let missing: Vec<&str> = names
         .into_iter()
@@ -82,7 +77,7 @@ fn check_libraries() -> Result<()> {
     )
 }
 
-fn failed(what: &str, error: DriverError) -> Error {
+pub(super) fn failed(what: &str, error: DriverError) -> Error {
     let kind = match error.0 {
         driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
         _ => ErrorKind::Device,
@@ -240,13 +235,13 @@ impl Device {
         let beside = context
             .new_stream()
             .map_err(|error| failed("begin a second line of work", error))?;
-        let blas = cublas::CudaBlas::new(Arc::clone(&stream)).map_err(stopped)?;
+        let products = Lt::new(Arc::clone(&stream), major)?;
         Ok(Self {
             name: format!("cuda:{number} ({name})"),
             stream,
             #[cfg(any(feature = "nccl", test))]
             beside,
-            blas,
+            products,
             functions,
             variant,
             tf32,
@@ -272,10 +267,6 @@ impl Device {
         let bound = self.stream.context().bind_to_thread();
         bound.map_err(|error| failed("be used by this thread", error))
     }
-}
-
-fn stopped(error: cublas::result::CublasError) -> Error {
-    Error::new(ErrorKind::Device, "cuBLAS failed").with_source(error)
 }
 
 /// Keeps what is freed for the next allocation: each step needs the same again.
@@ -371,70 +362,9 @@ impl Gpu for Device {
         Ok(())
     }
 
-    #[expect(unsafe_code, reason = "cuBLAS is a C library")]
-    fn product(&self, product: Product) -> Result<()> {
-        use cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
-        let call = product.by_columns();
-        let [m, n, k] = call.size;
-        if call.size.contains(&0) {
-            // Nothing to add; an output without any terms is never asked for.
-            return Ok(());
-        }
+    fn product(&self, product: Product) -> Result<bool> {
         self.bound()?;
-        let operation = |transposed| {
-            if transposed {
-                cublasOperation_t::CUBLAS_OP_T
-            } else {
-                cublasOperation_t::CUBLAS_OP_N
-            }
-        };
-        let stored = match self.variant.storage {
-            Storage::F32 => cudaDataType_t::CUDA_R_32F,
-            Storage::Bf16 => cudaDataType_t::CUDA_R_16BF,
-            Storage::F16 => cudaDataType_t::CUDA_R_16F,
-        };
-        let factors = if product.exact {
-            cudaDataType_t::CUDA_R_32F
-        } else {
-            stored
-        };
-        let out = if product.wide {
-            cudaDataType_t::CUDA_R_32F
-        } else {
-            stored
-        };
-        let compute = if self.tf32 && self.variant.storage == Storage::F32 && !product.exact {
-            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
-        } else {
-            cublasComputeType_t::CUBLAS_COMPUTE_32F
-        };
-        let (one, beta) = (1.0_f32, if product.add { 1.0_f32 } else { 0.0 });
-        // SAFETY: the matrices lie in the caller's memory, which lives until what is in the stream is done; the scalars are on
-        // the host, as cuBLAS's pointer mode is by default.
-        unsafe {
-            cublas::result::gemm_ex(
-                *self.blas.handle(),
-                operation(call.first.transposed),
-                operation(call.second.transposed),
-                m as i32,
-                n as i32,
-                k as i32,
-                (&raw const one).cast(),
-                call.first.at as *const c_void,
-                factors,
-                call.first.stride as i32,
-                call.second.at as *const c_void,
-                factors,
-                call.second.stride as i32,
-                (&raw const beta).cast(),
-                call.out.at as *mut c_void,
-                out,
-                call.out.stride as i32,
-                compute,
-                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }
-        .map_err(stopped)
+        self.products.product(&product, self.variant.storage, self.tf32)
     }
 
     #[cfg(any(feature = "nccl", test))]

@@ -1,7 +1,7 @@
 //! A [`Gpu`] that is none: it compiles the kernels as C++ and runs every thread as a fiber (`kernels/emulation.h`).
 //!
 //! Fresh memory holds NaNs, and a write past its ends fails the test that made it. What it cannot show is what differs on a real
-//! device: the hardware's rounding of `exp2f`, `erff` and `tanhf`, and the order of sums in cuBLAS.
+//! device: the hardware's rounding of `exp2f`, `erff` and `tanhf`, and the order of sums in cuBLASLt.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::Library;
 
-use super::gpu::{Arg, Gpu, Memory, Product};
+use super::gpu::{Arg, Extra, Gpu, Memory, Product};
 use super::kernels::{NAMES, SOURCE, Variant};
 use crate::error::{Result, bail};
 
@@ -23,13 +23,15 @@ type Launch =
     unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void, *const c_int, c_int) -> c_int;
 type Copy = unsafe extern "C" fn(u64, u64, u64);
 type Zero = unsafe extern "C" fn(u64, u64);
-type Multiply = unsafe extern "C" fn(*const u64, *const u64, *const u64, *const u64, u64, u64, u64);
+type Multiply = unsafe extern "C" fn(*const u64, *const u64, *const u64, *const u64, u64, u64, u64, u64, u64);
 
 #[derive(Debug)]
 pub(super) struct Emulator {
     library: Library,
     /// The kernels' shared memory is that of the library: one launch at a time.
     turn: Mutex<()>,
+    /// Whether products do what is asked for besides.
+    extras: bool,
 }
 
 /// Whether the tests run on a real device: the one that the variable `BGE_TEST_DEVICE` names.
@@ -55,6 +57,13 @@ pub(crate) fn emulator(variant: Variant) -> Option<Arc<dyn Gpu>> {
     let emulator = Arc::new(compile(variant)?);
     made.push((variant, Arc::clone(&emulator)));
     Some(emulator)
+}
+
+/// An emulator whose products do nothing besides, as those of a library that has no algorithm for it.
+pub(super) fn without_extras(variant: Variant) -> Option<Arc<dyn Gpu>> {
+    let mut emulator = compile(variant)?;
+    emulator.extras = false;
+    Some(Arc::new(emulator))
 }
 
 #[expect(unsafe_code, reason = "loads a library that was just made")]
@@ -101,6 +110,7 @@ fn compile(variant: Variant) -> Option<Emulator> {
     Some(Emulator {
         library,
         turn: Mutex::new(()),
+        extras: true,
     })
 }
 
@@ -218,13 +228,18 @@ impl Gpu for Emulator {
     }
 
     #[expect(unsafe_code, reason = "addresses")]
-    fn product(&self, product: Product) -> Result<()> {
+    fn product(&self, product: Product) -> Result<bool> {
         let call = product.by_columns();
         let matrices = [call.first, call.second, call.out];
         let size = call.size.map(|x| x as u64);
         let places = matrices.map(|matrix| matrix.at);
         let strides = matrices.map(|matrix| matrix.stride as u64);
         let transposed = matrices.map(|matrix| u64::from(matrix.transposed));
+        let (bias, sums) = match product.extra {
+            Extra::Bias(at) if self.extras => (at, 0),
+            Extra::RowSums(at) if self.extras => (0, at),
+            _ => (0, 0),
+        };
         let multiply = self.function::<Multiply>(b"emulated_product");
         // SAFETY: three numbers in each array; the addresses are the caller's.
         unsafe {
@@ -236,9 +251,11 @@ impl Gpu for Emulator {
                 u64::from(product.wide),
                 u64::from(product.exact),
                 u64::from(product.add),
+                bias,
+                sums,
             );
         }
-        Ok(())
+        Ok(self.extras)
     }
 
     fn enter(&self) -> Result<u64> {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::blocks::Share;
 use super::gpu::{Arg, Gpu, Memory, Storage, memory_of, read_values};
 use super::gradients::Gradients;
 use super::kernels::Variant;
@@ -97,12 +98,14 @@ pub(crate) struct Record {
 }
 
 impl Encoder {
-    /// Puts the weights of `params` on a GPU whose kernels are those of `variant`.
+    /// Puts the weights of `params` on a GPU whose kernels are those of `variant`: all of them, or one rank's share. Whoever runs an
+    /// encoder with a share must bring each part together before it runs ([`Encoder::part`]).
     pub(crate) fn new(
         gpu: Arc<dyn Gpu>,
         variant: Variant,
         sizes: Sizes,
         params: &ParamStore,
+        share: Option<Share>,
     ) -> Result<Self> {
         let layout = Layout::new(params);
         let shape = Shape {
@@ -126,7 +129,7 @@ impl Encoder {
         let ops = Ops { gpu, variant };
         let sums = Gradients::new(layout.floats());
         let encoder = Self {
-            store: Store::new(&ops, layout)?,
+            store: Store::new(&ops, layout, share)?,
             ops,
             tables,
             layers,
@@ -156,6 +159,12 @@ impl Encoder {
     #[cfg(feature = "train")]
     pub(crate) fn flat(&self) -> (&Arc<dyn Gpu>, usize) {
         (&self.ops.gpu, self.store.layout.floats())
+    }
+
+    /// What the kernels of the GPU were compiled for.
+    #[cfg(feature = "train")]
+    pub(crate) fn variant(&self) -> Variant {
+        self.ops.variant
     }
 
     /// The floats of a part in the flat buffers; none where nothing of it is trained.

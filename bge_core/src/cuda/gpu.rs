@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::Result;
 
 /// How numbers are stored; they are computed in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Storage {
     F32,
     Bf16,
@@ -141,6 +141,17 @@ pub(crate) struct Product {
     /// Whether `a` and `b` are f32 too, and multiplied as such.
     pub(crate) exact: bool,
     pub(crate) add: bool,
+    pub(crate) extra: Extra,
+}
+
+/// What a product does besides, while its numbers are at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    Nothing,
+    /// Adds a vector `[n]` of the type of `out` to each of its rows.
+    Bias(u64),
+    /// Writes what each row of `a` adds up to, `[m]` of the type of `out`.
+    RowSums(u64),
 }
 
 /// The same as BLAS has it, whose matrices are by columns: `outᵀ [n, m] = first [n, k] × second [k, m]`, each transposed or not.
@@ -184,7 +195,8 @@ pub(crate) trait Gpu: fmt::Debug + Send + Sync {
     /// Runs a kernel on a grid of blocks; a grid without blocks is nothing.
     fn launch(&self, kernel: &'static str, grid: [usize; 2], args: &[Arg]) -> Result<()>;
 
-    fn product(&self, product: Product) -> Result<()>;
+    /// Returns whether its extra was done with it: what cannot do both does the product alone.
+    fn product(&self, product: Product) -> Result<bool>;
 
     /// Makes it the GPU of this thread for other libraries, and says in which stream its work is done.
     #[cfg(any(feature = "nccl", test))]

@@ -33,6 +33,7 @@ pub(crate) const NAMES: &[&str] = &[
     "activation_backward",
     "activation_forward",
     "adamw",
+    "add_bias",
     "add_floats",
     "add_partials",
     "attention_backward_keys",

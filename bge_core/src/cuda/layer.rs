@@ -48,6 +48,7 @@ impl Linear {
         })
     }
 
+    /// The products alone: the kernel that follows adds the bias, in f32 and at no cost.
     fn forward(&self, ops: &Ops, store: &Store, rows: usize, x: &Memory) -> Result<Memory> {
         let [inputs, outputs] = self.size;
         let out = ops.elements(rows, outputs)?;
@@ -55,7 +56,7 @@ impl Linear {
             Matrix::new(x.address(), inputs),
             Matrix::new(out.address(), outputs),
         );
-        ops.linear(rows, x, store.matrix(self.weight), self.size, to)?;
+        ops.linear(rows, x, (store.operand(self.weight), None), self.size, to)?;
         Ok(out)
     }
 
@@ -67,8 +68,8 @@ impl Linear {
             gradients,
         } = sums;
         let x = Matrix::new(x.address(), self.size[0]);
-        ops.linear_weight(rows, dy, x, self.size, store.gradient(gradients, self.weight))?;
-        ops.column_sums(rows, self.size[1], dy, store.gradient(gradients, self.bias))
+        let places = [self.weight, self.bias].map(|id| store.gradient(gradients, id));
+        ops.linear_params(rows, dy, x, self.size, places)
     }
 }
 
@@ -202,10 +203,9 @@ impl Layer {
         })
     }
 
-    fn attention<'a>(&self, store: &Store, qkv: &'a Memory, view: View<'a>) -> Heads<'a> {
+    fn attention<'a>(&self, qkv: &'a Memory, view: View<'a>) -> Heads<'a> {
         Heads {
             qkv,
-            biases: self.qkv.map(|linear| store.vector(linear.bias)),
             mask: view.mask(self.site, self.shape.attention_dropout),
         }
     }
@@ -232,9 +232,11 @@ impl Layer {
         for (part, linear) in self.qkv.iter().enumerate() {
             let to = Matrix::new(qkv.at(part * width * ops.element()), 3 * width);
             let x = Matrix::new(x.address(), width);
-            ops.linear(view.tokens, x, store.matrix(linear.weight), linear.size, to)?;
+            // The attention reads every row once for each tile: its bias is in it.
+            let weights = (store.operand(linear.weight), Some(store.operand(linear.bias)));
+            ops.linear(view.tokens, x, weights, linear.size, to)?;
         }
-        let heads = self.attention(store, &qkv, view);
+        let heads = self.attention(&qkv, view);
         let (context, log_sums) = ops.attend(view.tokens, heads, view.forward_tiles)?;
         let (first_context, first_x) = if view.first {
             (
@@ -328,7 +330,7 @@ impl Layer {
             ops.linear_input(
                 rows,
                 dy,
-                store.matrix(self.output.weight),
+                store.operand(self.output.weight),
                 self.output.size,
                 &d_inner,
                 false,
@@ -343,7 +345,7 @@ impl Layer {
         ops.linear_input(
             rows,
             dy,
-            store.matrix(intermediate.weight),
+            store.operand(intermediate.weight),
             intermediate.size,
             &d_middle,
             true,
@@ -368,7 +370,7 @@ impl Layer {
             ops.linear_input(
                 rows,
                 dy,
-                store.matrix(linear.weight),
+                store.operand(linear.weight),
                 linear.size,
                 &d_context,
                 false,
@@ -384,7 +386,7 @@ impl Layer {
         } else {
             (d_context, d_residual)
         };
-        let heads = self.attention(store, &qkv, view);
+        let heads = self.attention(&qkv, view);
         let kept = [&context, &d_context, &log_sums];
         let d_qkv = ops.attend_backward(view.tokens, heads, view.backward_tiles, kept)?;
         for (part, linear) in self.qkv.iter().enumerate() {
@@ -393,7 +395,7 @@ impl Layer {
             ops.linear_input(
                 view.tokens,
                 dy,
-                store.matrix(linear.weight),
+                store.operand(linear.weight),
                 linear.size,
                 &dx,
                 true,

@@ -34,6 +34,12 @@ pub(crate) struct Place {
     pub(crate) small: Option<usize>,
 }
 
+/// Floats of a flat buffer of these weights.
+#[cfg(feature = "train")]
+pub(crate) fn flat_floats(params: &ParamStore) -> usize {
+    Layout::new(params).floats()
+}
+
 /// The part of `floats` that lies within `bounds`.
 pub(crate) fn overlap(floats: &Range<usize>, bounds: &Range<usize>) -> Range<usize> {
     let start = floats.start.clamp(bounds.start, bounds.end);

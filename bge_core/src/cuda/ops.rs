@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::gpu::{Arg, Gpu, Matrix, Memory, Product, Storage};
+use super::gpu::{Arg, Extra, Gpu, Matrix, Memory, Product, Storage};
 use super::kernels::{SUM_ROWS, THREADS, Variant};
 use crate::config::PoolingMethod;
 use crate::error::Result;
@@ -43,11 +43,10 @@ pub(crate) struct NormRecord {
     pub(crate) inverse_std: Memory,
 }
 
-/// Queries, keys and values of an attention, side by side in rows of three widths; and their biases.
+/// Queries, keys and values of an attention, side by side in rows of three widths.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads<'a> {
     pub(crate) qkv: &'a Memory,
-    pub(crate) biases: [u64; 3],
     pub(crate) mask: Mask<'a>,
 }
 
@@ -80,16 +79,16 @@ impl Ops {
         self.gpu.launch(kernel, grid, args)
     }
 
-    /// `out [rows, outputs] = x [rows, inputs] wᵀ`.
+    /// `out [rows, outputs] = x [rows, inputs] wᵀ`, plus a bias of the storage type if there is one.
     pub(crate) fn linear(
         &self,
         rows: usize,
         x: Matrix,
-        w: u64,
+        (w, bias): (u64, Option<u64>),
         [inputs, outputs]: [usize; 2],
         out: Matrix,
     ) -> Result<()> {
-        self.gpu.product(Product {
+        let done = self.gpu.product(Product {
             size: [rows, outputs, inputs],
             a: x,
             b: Matrix::new(w, inputs).t(),
@@ -97,7 +96,22 @@ impl Ops {
             wide: false,
             exact: false,
             add: false,
-        })
+            extra: bias.map_or(Extra::Nothing, Extra::Bias),
+        })?;
+        match bias {
+            Some(bias) if !done => self.add_bias(rows, outputs, out, bias),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_bias(&self, rows: usize, columns: usize, x: Matrix, bias: u64) -> Result<()> {
+        let args = [
+            Arg::Place(x.at),
+            (x.stride as u32).into(),
+            Arg::Place(bias),
+            (columns as u32).into(),
+        ];
+        self.run("add_bias", [rows, 1], &args)
     }
 
     /// `dx [rows, inputs] = dy [rows, outputs] w`, or added to it.
@@ -118,27 +132,36 @@ impl Ops {
             wide: false,
             exact: false,
             add,
-        })
+            extra: Extra::Nothing,
+        })?;
+        Ok(())
     }
 
-    /// Adds `dyᵀ x` to the gradient `[outputs, inputs]` of a weight, f32.
-    pub(crate) fn linear_weight(
+    /// Adds `dyᵀ x` to the gradient `[outputs, inputs]` of a weight, and the sums of the columns of `dy` to that of a bias; f32.
+    pub(crate) fn linear_params(
         &self,
         rows: usize,
         dy: Matrix,
         x: Matrix,
         [inputs, outputs]: [usize; 2],
-        gradient: u64,
+        [weight, bias]: [u64; 2],
     ) -> Result<()> {
-        self.gpu.product(Product {
+        let sums = self.floats(outputs)?;
+        let done = self.gpu.product(Product {
             size: [outputs, inputs, rows],
             a: dy.t(),
             b: x,
-            out: Matrix::new(gradient, inputs),
+            out: Matrix::new(weight, inputs),
             wide: true,
             exact: false,
             add: true,
-        })
+            extra: Extra::RowSums(sums.address()),
+        })?;
+        if done {
+            self.add_partials(sums.address(), 1, outputs, outputs, bias)
+        } else {
+            self.column_sums(rows, outputs, dy, bias)
+        }
     }
 
     /// Adds the sums of the columns of `x` to the gradient of a bias, f32.
@@ -314,7 +337,6 @@ impl Ops {
         let part = self.variant.width * self.element();
         let mut args: Vec<Arg> = [0, 1, 2].map(|i| Arg::Place(heads.qkv.at(i * part))).to_vec();
         args.push((3 * self.variant.width as u32).into());
-        args.extend(heads.biases.map(Arg::Place));
         args.push((&tiles.list).into());
         args.extend(heads.mask.args());
         args

@@ -1,7 +1,7 @@
 //! The scores of queries against the passages of others on a GPU: a block of rows at a time, of which one number a query stays.
 
 use super::encoder::Encoder;
-use super::gpu::{Arg, Matrix, Memory, Product, memory_of, read_values};
+use super::gpu::{Arg, Extra, Matrix, Memory, Product, memory_of, read_values};
 use crate::error::Result;
 
 /// Scores per block: 64 MB, which the planner knows. In tests there are so few that there are several blocks.
@@ -88,7 +88,9 @@ impl<'a> Scores<'a> {
             wide: true,
             exact: true,
             add,
-        })
+            extra: Extra::Nothing,
+        })?;
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::blocks::Block;
+use super::blocks::{Block, Share};
 use super::encoder::Encoder;
 use super::gpu::{Memory, Plain};
 use super::gradients::Stretch;
@@ -66,10 +66,15 @@ impl Weights {
 }
 
 impl Store {
-    pub(super) fn new(ops: &Ops, layout: Layout) -> Result<Self> {
+    /// Room for all weights, or for one rank's share.
+    pub(super) fn new(ops: &Ops, layout: Layout, share: Option<Share>) -> Result<Self> {
+        let weights = match share {
+            None => Weights::All(All::new(ops, &layout)?),
+            Some(share) => Weights::Block(Block::new(ops, &layout, share)?, None),
+        };
         Ok(Self {
             element: ops.element(),
-            weights: RwLock::new(Weights::All(All::new(ops, &layout)?)),
+            weights: RwLock::new(weights),
             layout,
         })
     }
@@ -87,16 +92,16 @@ impl Store {
         self.layout.places().get(id)
     }
 
-    /// A weight as a matrix of the storage type.
-    pub(super) fn matrix(&self, id: usize) -> u64 {
+    /// A weight of a layer as products take it: in the storage type.
+    pub(super) fn operand(&self, id: usize) -> u64 {
         let at = |place| match &*self.weights() {
-            Weights::All(all) | Weights::Block(_, Some(all)) => self.matrix_of(all, place),
+            Weights::All(all) | Weights::Block(_, Some(all)) => self.operand_of(all, place),
             Weights::Block(block, None) => block.turn(place.part).at(place.in_part * self.element),
         };
         self.place(id).map_or(0, at)
     }
 
-    fn matrix_of(&self, all: &All, place: &Place) -> u64 {
+    fn operand_of(&self, all: &All, place: &Place) -> u64 {
         match &all.half {
             Some(half) => half.at((place.first - self.layout.half().start) * self.element),
             None => all.flat.at(place.first * FLOAT),
@@ -163,7 +168,7 @@ impl Encoder {
             let at = all.flat.at(place.first * FLOAT);
             gpu.upload(at, f32::bytes(floats))?;
             if all.half.is_some() && store.layout.half().contains(&place.first) {
-                self.ops.narrow(place.len, at, store.matrix_of(all, place))?;
+                self.ops.narrow(place.len, at, store.operand_of(all, place))?;
             }
         }
         if let Some(block) = weights.block() {

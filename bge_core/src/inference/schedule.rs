@@ -156,10 +156,11 @@ pub(super) fn in_batches<T: Send>(
 impl BatchLimits {
     /// The groups of threads that settings name by their devices; one device leaves it to the threads.
     pub(super) fn groups(devices: &[String]) -> usize {
-        match devices {
-            [] | [_] => 0,
-            several => several.len(),
-        }
+        let groups = match crate::config::cuda_numbers(devices).len() {
+            0 => devices.len(),
+            gpus => gpus,
+        };
+        if groups > 1 { groups } else { 0 }
     }
 
     /// The tokens of the next batch where so many run at once and `left` tokens are to go.
@@ -246,6 +247,26 @@ mod tests {
         assert_eq!(batches.concat(), order);
         let tokens = |batch: &&[usize]| batch.iter().map(|&text| lengths[text]).sum();
         batches.iter().map(tokens).collect()
+    }
+
+    #[test]
+    fn a_gpu_is_one_group_however_often_it_is_named() {
+        let groups = |devices: &[&str]| {
+            let named: Vec<String> = devices.iter().map(|&name| name.to_owned()).collect();
+            BatchLimits::groups(&named)
+        };
+        assert_eq!([groups(&[]), groups(&["cpu"]), groups(&["cuda"])], [0; 3]);
+        assert_eq!(
+            [groups(&["cuda:1", "cuda:1"]), groups(&["cuda", "cuda:0"])],
+            [0; 2]
+        );
+        assert_eq!(
+            [
+                groups(&["cpu", "cpu", "cpu"]),
+                groups(&["cuda:0", "cuda:1", "cuda:0"])
+            ],
+            [3, 2]
+        );
     }
 
     #[test]

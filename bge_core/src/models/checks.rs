@@ -81,7 +81,7 @@ pub(crate) fn batch(config: &EncoderConfig) -> Batch {
 pub(crate) fn on_gpu(mut model: Bert, storage: Storage) -> Option<Bert> {
     let config = model.config();
     let variant = Variant::new(storage, config.hidden_size, config.num_attention_heads).unwrap();
-    model.move_to_gpu(emulator(variant)?, variant).unwrap();
+    model.move_to_gpu(emulator(variant)?, variant, None).unwrap();
     Some(model)
 }
 
@@ -206,7 +206,7 @@ fn hidden_states_leave_a_gpu_and_gradients_add_up() {
 #[test]
 fn the_same_text_has_the_same_bits_in_any_batch() {
     if crate::cuda::emulator::real().is_some() {
-        return; // cuBLAS chooses its way by the size of the batch
+        return; // cuBLASLt chooses its way by the size of the batch
     }
     let config = config("bert", 96, 3, 0.0);
     let Some(gpu) = on_gpu(model(&config), Storage::F32) else {

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::bert::{Bert, BertRecord};
-use crate::cuda::{Encoder, Input, Outcome, Sizes, gpu::Gpu, kernels::Variant};
+use crate::cuda::{Encoder, Input, Outcome, Share, Sizes, gpu::Gpu, kernels::Variant};
 use crate::error::Result;
 use crate::nn::{Keep, Part, read, tensor};
 
@@ -28,7 +28,7 @@ pub(crate) struct Placement {
 
 #[cfg(any(feature = "cuda", test))]
 impl Placement {
-    /// What settings ask for, on each of the devices; nothing on the CPU. `half` are those for f16 and bf16.
+    /// What settings ask for, on each of the devices, which count once; nothing on the CPU. `half` are those for f16 and bf16.
     pub(crate) fn of(devices: &[String], half: [bool; 2], tf32: bool) -> Vec<Self> {
         use crate::cuda::gpu::Storage;
         let storage = match half {
@@ -36,13 +36,12 @@ impl Placement {
             [_, true] => Storage::Bf16,
             _ => Storage::F32,
         };
-        let numbers = devices.iter().filter_map(|name| crate::config::cuda_number(name));
         let on = |number| Self {
             number,
             storage,
             tf32,
         };
-        numbers.map(on).collect()
+        crate::config::cuda_numbers(devices).into_iter().map(on).collect()
     }
 
     #[cfg(not(test))]
@@ -125,20 +124,38 @@ impl Bert {
         self.gpus.first()
     }
 
+    /// Computes on the CPU again.
+    #[cfg(feature = "train")]
+    pub(crate) fn leave_gpus(&mut self) {
+        self.gpus = Arc::default();
+    }
+
     /// Computes on CUDA devices from now on, with a copy on each.
-    #[cfg(any(feature = "cuda", test))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn move_to_cuda(&mut self, placements: &[Placement]) -> Result<()> {
-        for placement in placements {
-            let config = self.config();
-            let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
-            self.move_to_gpu(placement.open(variant)?, variant)?;
+        for &placement in placements {
+            let (gpu, variant) = self.open_cuda(placement)?;
+            self.move_to_gpu(gpu, variant, None)?;
         }
         Ok(())
     }
 
+    /// A CUDA device with the kernels of this model, which does not yet compute there.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn open_cuda(&self, placement: Placement) -> Result<(Arc<dyn Gpu>, Variant)> {
+        let config = self.config();
+        let variant = Variant::new(placement.storage, config.hidden_size, config.num_attention_heads)?;
+        Ok((placement.open(variant)?, variant))
+    }
+
     /// Computes on a GPU whose kernels are those of `variant`, beside those where it has a copy already. What is frozen now
-    /// stays so.
-    pub(crate) fn move_to_gpu(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
+    /// stays so. With a share of the weights it runs only where other ranks bring theirs.
+    pub(crate) fn move_to_gpu(
+        &mut self,
+        gpu: Arc<dyn Gpu>,
+        variant: Variant,
+        share: Option<Share>,
+    ) -> Result<()> {
         let config = self.config();
         let sizes = Sizes {
             width: config.hidden_size,
@@ -149,7 +166,7 @@ impl Bert {
             hidden_dropout: config.hidden_dropout_prob,
             attention_dropout: config.attention_probs_dropout_prob,
         };
-        let encoder = Encoder::new(gpu, variant, sizes, self.params())?;
+        let encoder = Encoder::new(gpu, variant, sizes, self.params(), share)?;
         tracing::info!(device = encoder.device(), "the encoder computes on a GPU");
         let mut encoders = self.gpus.encoders.clone();
         encoders.push(Arc::new(encoder));

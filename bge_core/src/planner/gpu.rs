@@ -19,7 +19,7 @@ const SUM_ROWS: u64 = 64;
 /// Bytes of the scores that a contrastive loss has at once.
 const SCORES: u64 = 64 << 20;
 
-/// What the driver, cuBLAS with its workspace, the kernels and the allocator's reserve take: assumed, not measured.
+/// What the driver, cuBLASLt, its workspace of up to 32 MiB, the kernels and the allocator's reserve take: assumed, not measured.
 const LIBRARIES: u64 = 640 << 20;
 
 /// The memory of one GPU.

@@ -15,11 +15,11 @@ use super::exact::{block_norms, block_range, release, release_all};
 use super::kernel::Level;
 use super::store::BLOCK_ROWS;
 use super::{Hit, Rows, SearchIndex, check_queries};
-use crate::cuda::gpu::{Arg, Gpu, Matrix, Memory, Plain, Product, memory_of, read_values};
+use crate::cuda::gpu::{Arg, Extra, Gpu, Matrix, Memory, Plain, Product, memory_of, read_values};
 use crate::cuda::kernels::THREADS;
 #[cfg(feature = "cuda")]
 use crate::cuda::{Device, gpu::Storage, kernels::Variant};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How much is on the GPU at once.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ struct Limits {
 }
 
 impl Default for Limits {
-    /// About 700 MiB, whatever the corpus is.
+    /// Up to 736 MiB, whatever the corpus is.
     fn default() -> Self {
         Self {
             queries: 1 << 14,
@@ -49,6 +49,22 @@ impl Default for Limits {
             part: 1 << 12,
             reached: 1 << 22,
         }
+    }
+}
+
+impl Limits {
+    /// Half as much, for a GPU with less room; nothing where that is too little to be worth its launches.
+    fn less(self) -> Option<Self> {
+        /// Of the scores: then all is about 12 MiB.
+        const LEAST: usize = 1 << 20;
+        (self.scores > LEAST).then(|| Self {
+            queries: self.queries.div_ceil(2),
+            rows: self.rows,
+            numbers: self.numbers / 2,
+            scores: self.scores / 2,
+            part: self.part,
+            reached: self.reached.div_ceil(2).max(self.part),
+        })
     }
 }
 
@@ -86,8 +102,11 @@ struct Batch<'b, 'q> {
 
 /// Says what the way out is where a GPU fails.
 fn told(error: Error) -> Error {
-    let message =
-        "the search cannot use the GPU; leave out `use_gpu_for_searching` to search on the processor";
+    let what = match error.kind() {
+        ErrorKind::OutOfMemory => "the GPU has no room for the search, however little is on it at once",
+        _ => "the search cannot use the GPU",
+    };
+    let message = format!("{what}; leave out `use_gpu_for_searching` to search on the processor");
     Error::new(error.kind(), message).with_source(error)
 }
 
@@ -192,6 +211,7 @@ impl<'a> ExactOnGpu<'a> {
             wide: false,
             exact: true,
             add: false,
+            extra: Extra::Nothing,
         })?;
         let blocks = range.start / BLOCK_ROWS..range.end.div_ceil(BLOCK_ROWS);
         let norm = self.norms[blocks].iter().copied().fold(0.0, f64::max);
@@ -321,8 +341,21 @@ impl SearchIndex for ExactOnGpu<'_> {
             return Ok(vec![Vec::new(); count]);
         }
         let mut lists = Vec::with_capacity(count);
-        for queries in queries.chunks(self.limits.queries * self.dim()) {
-            lists.extend(self.search_some(queries, k).map_err(told)?);
+        while lists.len() < count {
+            let rest = &queries[lists.len() * self.dim()..];
+            let some = &rest[..rest.len().min(self.limits.queries * self.dim())];
+            match self.search_some(some, k) {
+                Ok(found) => lists.extend(found),
+                Err(error) => {
+                    // What else is on the GPU, such as the model, leaves the room for less: all passes from here on make do with it.
+                    let less = self.limits.less();
+                    let Some(less) = less.filter(|_| error.kind() == ErrorKind::OutOfMemory) else {
+                        return Err(told(error));
+                    };
+                    tracing::info!(scores = less.scores, "the GPU has less room for the search");
+                    self.limits = less;
+                }
+            }
             release_all(&self.rows);
         }
         Ok(lists)

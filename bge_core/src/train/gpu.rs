@@ -14,8 +14,8 @@ use super::between::Between;
 use super::parts::Parts;
 use super::zero::Moments;
 use crate::config::NumberType;
-use crate::cuda::gpu::Storage;
-use crate::cuda::kernels::CHUNK;
+use crate::cuda::gpu::{Gpu, Storage};
+use crate::cuda::kernels::{CHUNK, Variant};
 use crate::cuda::{Encoder, Optimizer};
 use crate::distributed::{Communicator, block, even};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +45,12 @@ pub(super) struct OnGpu {
     parts: Option<Arc<Parts>>,
 }
 
+/// The floats of each rank's block of flat buffers.
+pub(super) fn blocks(floats: usize, world_size: usize) -> Vec<usize> {
+    let chunks = even(floats / CHUNK, world_size).into_iter();
+    chunks.map(|chunks| chunks * CHUNK).collect()
+}
+
 impl OnGpu {
     pub(super) fn new(encoder: Arc<Encoder>, storage: Storage) -> Self {
         Self {
@@ -56,6 +62,11 @@ impl OnGpu {
             blocks: None,
             parts: None,
         }
+    }
+
+    /// The GPU, and what its kernels were compiled for.
+    pub(super) fn device(&self) -> (Arc<dyn Gpu>, Variant) {
+        (Arc::clone(self.encoder.flat().0), self.encoder.variant())
     }
 
     /// Makes this one rank of several, which share out what the stage says, wait for each other for `limit` at most, and whose
@@ -74,21 +85,17 @@ impl OnGpu {
         self.join_over(between, zero_stage)
     }
 
-    /// The same over a way that is there.
+    /// The same over a way that is there. With stage 3 the encoder was made with this rank's block alone.
     pub(super) fn join_over(&mut self, between: Between, zero_stage: usize) -> Result<Arc<dyn Communicator>> {
         let ranks = Arc::clone(between.ranks());
         let between = Arc::new(between);
         let mut kept = None;
         if zero_stage > 0 {
-            let chunks = even(self.encoder.flat().1 / CHUNK, ranks.world_size());
-            let blocks: Vec<usize> = chunks.into_iter().map(|chunks| chunks * CHUNK).collect();
+            let blocks = blocks(self.encoder.flat().1, ranks.world_size());
             if zero_stage > 1 {
                 let (first, length) = block(&blocks, ranks.rank());
                 self.encoder.keep_only(first..first + length)?;
                 kept = Some(blocks.clone());
-            }
-            if zero_stage > 2 {
-                self.encoder.keep_block(&blocks, ranks.rank())?;
             }
             self.blocks = Some(blocks);
             self.optimizer = None;

@@ -11,6 +11,8 @@ use super::objective::Objective;
 use super::reduce;
 use super::zero::{Held, Moments, Shards};
 use crate::config::{NumberType, TrainingArguments};
+#[cfg(any(feature = "cuda", test))]
+use crate::cuda::{Share, flat_floats, gpu::Gpu, kernels::Variant};
 use crate::distributed::{Communicator, Solo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::Issue;
@@ -49,6 +51,9 @@ pub struct Stepper {
     /// What is on a GPU, where it is.
     #[cfg(any(feature = "cuda", test))]
     gpu: Option<super::gpu::OnGpu>,
+    /// The GPU to which the encoder goes when it is known which weights this rank keeps (`zero_stage` 3).
+    #[cfg(any(feature = "cuda", test))]
+    waiting: Option<(Arc<dyn Gpu>, Variant)>,
 }
 
 /// What one optimizer step did.
@@ -94,18 +99,6 @@ impl Stepper {
         if arguments.fix_position_embedding {
             objective.freeze(|name| name.contains("position_embeddings"));
         }
-        #[cfg(any(feature = "cuda", test))]
-        let gpu = {
-            let half = [arguments.fp16, arguments.bf16];
-            match crate::models::Placement::of(&arguments.devices, half, arguments.tf32)[..] {
-                [] => None,
-                [placement, ..] => {
-                    objective.encoder_mut().move_to_cuda(&[placement])?;
-                    let encoder = objective.encoder().gpu().map(Arc::clone);
-                    encoder.map(|encoder| super::gpu::OnGpu::new(encoder, placement.storage))
-                }
-            }
-        };
         let mut parameters = Vec::new();
         let mut trained = Vec::new();
         for (id, (name, value, trainable)) in objective.params().iter().enumerate() {
@@ -122,7 +115,7 @@ impl Stepper {
             weight_decay: arguments.weight_decay,
         };
         let warmup = warmup_steps(arguments.warmup_steps, arguments.warmup_ratio, total_steps)?;
-        Ok(Self {
+        let stepper = Self {
             gradients: Gradients::new(objective.params()),
             optimizer: AdamW::new(config, &parameters)?,
             trained,
@@ -145,8 +138,60 @@ impl Stepper {
             #[cfg(any(feature = "cuda", test))]
             limit: std::time::Duration::from_secs(arguments.ddp_timeout as u64),
             #[cfg(any(feature = "cuda", test))]
-            gpu,
-        })
+            gpu: None,
+            #[cfg(any(feature = "cuda", test))]
+            waiting: None,
+        };
+        #[cfg(any(feature = "cuda", test))]
+        let stepper = stepper.placed(arguments)?;
+        Ok(stepper)
+    }
+
+    /// With the encoder on the first of the GPUs, if there are any.
+    #[cfg(any(feature = "cuda", test))]
+    fn placed(mut self, arguments: &TrainingArguments) -> Result<Self> {
+        let half = [arguments.fp16, arguments.bf16];
+        let placements = crate::models::Placement::of(&arguments.devices, half, arguments.tf32);
+        if let Some(&placement) = placements.first() {
+            let (gpu, variant) = self.model().open_cuda(placement)?;
+            self.put_on(gpu, variant)?;
+        }
+        Ok(self)
+    }
+
+    /// Goes on with the encoder on a GPU: from now on, or where ranks may share its weights out when it is known which ones this one
+    /// keeps.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn put_on(&mut self, gpu: Arc<dyn Gpu>, variant: Variant) -> Result<()> {
+        self.waiting = Some((gpu, variant));
+        if self.zero_stage > 2 {
+            return Ok(());
+        }
+        self.settle(&Solo)
+    }
+
+    /// Puts the encoder on the GPU that waits for it, if one does: with all its weights, or of several ranks' the share of this one.
+    #[cfg(any(feature = "cuda", test))]
+    fn settle(&mut self, ranks: &dyn Communicator) -> Result<()> {
+        let shares = self.zero_stage > 2 && ranks.world_size() > 1;
+        if let Some(gpu) = self.gpu.take_if(|_| shares) {
+            // It has taken steps alone.
+            gpu.gather(self.objective.params())?;
+            self.waiting = Some(gpu.device());
+            self.objective.encoder_mut().leave_gpus();
+        }
+        let Some((gpu, variant)) = self.waiting.take() else {
+            return Ok(());
+        };
+        let lengths = super::gpu::blocks(flat_floats(self.objective.params()), ranks.world_size());
+        let share = shares.then(|| Share {
+            lengths: &lengths,
+            rank: ranks.rank(),
+        });
+        self.objective.encoder_mut().move_to_gpu(gpu, variant, share)?;
+        let encoder = self.objective.encoder().gpu().map(Arc::clone);
+        self.gpu = encoder.map(|encoder| super::gpu::OnGpu::new(encoder, variant.storage));
+        Ok(())
     }
 
     /// Makes this one rank of several that train together: each step takes the rank's share of the joined micro-batches, and the
@@ -154,6 +199,8 @@ impl Stepper {
     ///
     /// With `zero_stage` the ranks share out what the stage says from here on; an optimizer that has taken steps starts anew.
     pub fn join(&mut self, ranks: Arc<dyn Communicator>) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        self.settle(&*ranks)?;
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
             self.ranks = gpu.join(ranks, self.zero_stage, self.limit, self.travels)?;
@@ -322,6 +369,8 @@ impl Stepper {
     {
         let batches: Vec<MicroBatch<'a>> = batches.iter().map(Into::into).collect();
         #[cfg(any(feature = "cuda", test))]
+        self.settle(&Solo)?;
+        #[cfg(any(feature = "cuda", test))]
         if self.gpu.is_some() {
             return self.step_on_gpu(&batches);
         }
@@ -410,22 +459,18 @@ impl Stepper {
         Ok(report)
     }
 
-    /// Goes on with the encoder on a GPU.
-    #[cfg(test)]
-    pub(super) fn put_on(
-        &mut self,
-        gpu: Arc<dyn crate::cuda::gpu::Gpu>,
-        variant: crate::cuda::kernels::Variant,
-    ) -> Result<()> {
-        self.objective.encoder_mut().move_to_gpu(gpu, variant)?;
-        let encoder = self.objective.encoder().gpu().map(Arc::clone);
-        self.gpu = encoder.map(|encoder| super::gpu::OnGpu::new(encoder, variant.storage));
-        Ok(())
-    }
-
     /// [`Stepper::join`] through GPUs that reach each other.
     #[cfg(test)]
-    pub(super) fn join_through(&mut self, nccl: Arc<crate::distributed::Nccl>) -> Result<()> {
+    pub(super) fn join_through(
+        &mut self,
+        nccl: impl FnOnce(Arc<dyn Gpu>) -> crate::distributed::Nccl,
+    ) -> Result<()> {
+        let placed = self.gpu.as_ref().map(super::gpu::OnGpu::device);
+        let Some((gpu, _)) = placed.or_else(|| self.waiting.clone()) else {
+            return Err(Error::new(ErrorKind::Internal, "there is no GPU"));
+        };
+        let nccl = Arc::new(nccl(gpu));
+        self.settle(&*nccl)?;
         if let (Some(gpu), Some(encoder)) = (&mut self.gpu, self.objective.encoder().gpu()) {
             let between = super::between::Between::through(nccl, encoder.flat().0, self.travels);
             self.ranks = gpu.join_over(between, self.zero_stage)?;

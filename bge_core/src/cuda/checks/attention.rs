@@ -30,18 +30,10 @@ fn compare(storage: Storage, width: usize, heads: usize, offsets: &[u32], drop: 
     let what = format!("{storage:?}, {heads} heads of {}, dropout {drop}", width / heads);
     let tokens = offsets.last().copied().unwrap_or(0) as usize;
     let qkv = stored(&ops, &normal(1, tokens * 3 * width));
-    let biases: Vec<Vec<f32>> = (0..3).map(|i| normal(2 + i, width)).collect();
     let d_context = stored(&ops, &normal(7, tokens * width));
     let (mask, identities) = dropout(drop, tokens);
 
-    let with_bias = |i: usize| -> Vec<f32> {
-        let rows = part(&qkv, width, i);
-        rows.iter()
-            .enumerate()
-            .map(|(at, x)| x + biases[i][at % width])
-            .collect()
-    };
-    let [q, k, v] = [0, 1, 2].map(with_bias);
+    let [q, k, v] = [0, 1, 2].map(|i| part(&qkv, width, i));
     let shape = Shape {
         heads,
         width,
@@ -51,10 +43,8 @@ fn compare(storage: Storage, width: usize, heads: usize, offsets: &[u32], drop: 
     let (context, log_sums) = attention::forward(&q, &k, &v, shape);
 
     let (qkv, identities) = (elements(&ops, &qkv), memory_of(&ops.gpu, &identities).unwrap());
-    let bias_memory: Vec<Memory> = biases.iter().map(|bias| floats(&ops, bias)).collect();
     let arguments = Heads {
         qkv: &qkv,
-        biases: [0, 1, 2].map(|i| bias_memory[i].address()),
         mask: Mask(mask.map(|mask| (mask, &identities))),
     };
     let list = tiles_of(&ops, offsets, ops.variant.forward_tile()[0]);
@@ -134,7 +124,6 @@ fn large_scores_do_not_overflow() {
     let (context, _) = attention::forward(&q, &k, &v, shape);
     let arguments = Heads {
         qkv: &elements(&ops, &qkv),
-        biases: [0; 3],
         mask: Mask(None),
     };
     let list = tiles_of(&ops, shape.offsets, ops.variant.forward_tile()[0]);

@@ -6,6 +6,7 @@ mod compiled;
 mod decoder;
 mod norms;
 mod optimizer;
+mod products;
 mod rows;
 
 use super::emulator::emulator;

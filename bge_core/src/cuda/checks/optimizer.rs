@@ -37,7 +37,7 @@ fn encoder(storage: Storage) -> Option<(Encoder, ParamStore)> {
         attention_dropout: 0.1,
     };
     Some((
-        Encoder::new(ops.gpu, ops.variant, sizes, &params).unwrap(),
+        Encoder::new(ops.gpu, ops.variant, sizes, &params, None).unwrap(),
         params,
     ))
 }

@@ -4,9 +4,9 @@
 // log of each softmax's denominator; the backward recomputes the probabilities from it. One kernel sums the gradient of the
 // queries over the keys, another those of keys and values over the queries: no atomics, and the same bits every time.
 //
-// q, k and v are rows of `stride` elements without their biases, which are added on the way to shared memory. A tile of a list
-// is (first token of the text, its length, first row of the tile within it). A block is one tile of one head; its threads
-// are 16 rows by 8 columns of small squares. Everything is f32 here.
+// q, k and v are rows of `stride` elements, with their biases. A tile of a list is (first token of the text, its length, first row
+// of the tile within it). A block is one tile of one head; its threads are 16 rows by 8 columns of small squares. Everything is
+// f32 here.
 
 struct Tile {
     u32 start, length, first;
@@ -16,8 +16,6 @@ __device__ inline Tile tile_of(const u32 *tiles) {
     Tile tile = {tiles[blockIdx.x * 3], tiles[blockIdx.x * 3 + 1], tiles[blockIdx.x * 3 + 2]};
     return tile;
 }
-
-__device__ inline const float *head_bias(const float *bias) { return bias ? bias + blockIdx.y * HEAD : bias; }
 
 // The mask of a query's probabilities, as `Shape::mask` of the CPU.
 __device__ inline RowMask query_mask(Dropout dropout, const u64 *identities, u64 token) {
@@ -34,14 +32,11 @@ __device__ inline RowMask query_mask(Dropout dropout, const u64 *identities, u64
 #define PARTS ((PADDED + 31) / 32)
 
 // Fills `capacity` rows of a tile from row `first` on: `rows` rows of a head, then zeros.
-__device__ inline void fill(float *tile, int capacity, const elem *x, u64 stride, u64 first, u32 rows, const float *bias) {
+__device__ inline void fill(float *tile, int capacity, const elem *x, u64 stride, u64 first, u32 rows) {
     for (int i = threadIdx.x; i < capacity * PADDED; i += THREADS) {
         int row = i / PADDED, column = i % PADDED;
         float value = 0.0f;
-        if (row < rows && column < HEAD) {
-            value = load(x, (first + row) * stride + column);
-            if (bias) value += bias[column];
-        }
+        if (row < rows && column < HEAD) value = load(x, (first + row) * stride + column);
         tile[row * PITCH + column] = value;
     }
 }
@@ -112,9 +107,8 @@ __device__ inline void write_row(elem *out, u64 at, float (&sums)[PARTS][4], flo
 }
 
 // Context `[T, WIDTH]` and log-denominators `[T, heads]`.
-KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias, const float *k_bias,
-                         const float *v_bias, const u32 *tiles, const u64 *identities, u64 key, u32 threshold,
-                         float drop_scale, elem *context, float *log_sums) {
+KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles, const u64 *identities,
+                         u64 key, u32 threshold, float drop_scale, elem *context, float *log_sums) {
     const int M = FORWARD_ROWS / ROWS, N = FORWARD_KEYS / COLUMNS, WEIGHTS = FORWARD_KEYS + 4;
     __shared__ __align__(16) float queries[FORWARD_ROWS * PITCH];
     __shared__ __align__(16) float keys[FORWARD_KEYS * PITCH];
@@ -126,7 +120,7 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
     const u64 query = tile.start + tile.first, at = (u64)blockIdx.y * HEAD;
     const float scale = 1.0f / sqrtf((float)HEAD);
     const int y = threadIdx.x / COLUMNS, x = threadIdx.x % COLUMNS;
-    fill(queries, FORWARD_ROWS, q + at, stride, query, rows, head_bias(q_bias));
+    fill(queries, FORWARD_ROWS, q + at, stride, query, rows);
     float peak[M], sum[M], sums[M][PARTS][4];
     RowMask masks[M];
     clear(sums);
@@ -140,8 +134,8 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
     for (u32 start = 0; start < tile.length; start += FORWARD_KEYS) {
         u32 count = min((u32)FORWARD_KEYS, tile.length - start);
         __syncthreads(); // the last tile has been read
-        fill(keys, FORWARD_KEYS, k + at, stride, tile.start + start, count, head_bias(k_bias));
-        fill(values, FORWARD_KEYS, v + at, stride, tile.start + start, count, head_bias(v_bias));
+        fill(keys, FORWARD_KEYS, k + at, stride, tile.start + start, count);
+        fill(values, FORWARD_KEYS, v + at, stride, tile.start + start, count);
         __syncthreads();
         float scores[M][N];
         products<M, N>(queries, keys, scores);
@@ -184,10 +178,9 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
 
 // Gradient of the queries, in rows of `d_stride` elements; and of each query the product of context and its gradient, for the
 // other kernel.
-KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias,
-                                  const float *k_bias, const float *v_bias, const u32 *tiles, const u64 *identities, u64 key,
-                                  u32 threshold, float drop_scale, const elem *context, const elem *d_context,
-                                  const float *log_sums, float *deltas, elem *dq, u32 d_stride) {
+KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles,
+                                  const u64 *identities, u64 key, u32 threshold, float drop_scale, const elem *context,
+                                  const elem *d_context, const float *log_sums, float *deltas, elem *dq, u32 d_stride) {
     const int M = BACKWARD_ROWS / ROWS, N = BACKWARD_ROWS / COLUMNS, WEIGHTS = BACKWARD_ROWS + 4;
     __shared__ __align__(16) float queries[BACKWARD_ROWS * PITCH];
     __shared__ __align__(16) float gradients[BACKWARD_ROWS * PITCH];
@@ -200,8 +193,8 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
     const u64 query = tile.start + tile.first, at = (u64)blockIdx.y * HEAD;
     const float scale = 1.0f / sqrtf((float)HEAD);
     const int y = threadIdx.x / COLUMNS, x = threadIdx.x % COLUMNS;
-    fill(queries, BACKWARD_ROWS, q + at, stride, query, rows, head_bias(q_bias));
-    fill(gradients, BACKWARD_ROWS, d_context + at, WIDTH, query, rows, 0);
+    fill(queries, BACKWARD_ROWS, q + at, stride, query, rows);
+    fill(gradients, BACKWARD_ROWS, d_context + at, WIDTH, query, rows);
     __syncthreads();
     float log_sum[M], delta[M], sums[M][PARTS][4];
     RowMask masks[M];
@@ -221,8 +214,8 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
     for (u32 start = 0; start < tile.length; start += BACKWARD_ROWS) {
         u32 count = min((u32)BACKWARD_ROWS, tile.length - start);
         __syncthreads();
-        fill(keys, BACKWARD_ROWS, k + at, stride, tile.start + start, count, head_bias(k_bias));
-        fill(values, BACKWARD_ROWS, v + at, stride, tile.start + start, count, head_bias(v_bias));
+        fill(keys, BACKWARD_ROWS, k + at, stride, tile.start + start, count);
+        fill(values, BACKWARD_ROWS, v + at, stride, tile.start + start, count);
         __syncthreads();
         float scores[M][N], d_weights[M][N];
         products<M, N>(queries, keys, scores);
@@ -245,10 +238,9 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
 }
 
 // Gradients of keys and values; runs after `attention_backward_queries`.
-KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias,
-                               const float *k_bias, const float *v_bias, const u32 *tiles, const u64 *identities, u64 key,
-                               u32 threshold, float drop_scale, const elem *d_context, const float *log_sums,
-                               const float *deltas, elem *dk, elem *dv, u32 d_stride) {
+KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles,
+                               const u64 *identities, u64 key, u32 threshold, float drop_scale, const elem *d_context,
+                               const float *log_sums, const float *deltas, elem *dk, elem *dv, u32 d_stride) {
     const int M = BACKWARD_ROWS / ROWS, N = BACKWARD_ROWS / COLUMNS, WEIGHTS = BACKWARD_ROWS + 4;
     __shared__ __align__(16) float queries[BACKWARD_ROWS * PITCH];
     __shared__ __align__(16) float gradients[BACKWARD_ROWS * PITCH];
@@ -263,8 +255,8 @@ KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 
     const u64 first = tile.start + tile.first, at = (u64)blockIdx.y * HEAD;
     const float scale = 1.0f / sqrtf((float)HEAD);
     const int y = threadIdx.x / COLUMNS, x = threadIdx.x % COLUMNS;
-    fill(keys, BACKWARD_ROWS, k + at, stride, first, rows, head_bias(k_bias));
-    fill(values, BACKWARD_ROWS, v + at, stride, first, rows, head_bias(v_bias));
+    fill(keys, BACKWARD_ROWS, k + at, stride, first, rows);
+    fill(values, BACKWARD_ROWS, v + at, stride, first, rows);
     float to_keys[M][PARTS][4], to_values[M][PARTS][4];
     clear(to_keys);
     clear(to_values);
@@ -272,8 +264,8 @@ KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 
         u32 count = min((u32)BACKWARD_ROWS, tile.length - start);
         u64 query = tile.start + start;
         __syncthreads();
-        fill(queries, BACKWARD_ROWS, q + at, stride, query, count, head_bias(q_bias));
-        fill(gradients, BACKWARD_ROWS, d_context + at, WIDTH, query, count, 0);
+        fill(queries, BACKWARD_ROWS, q + at, stride, query, count);
+        fill(gradients, BACKWARD_ROWS, d_context + at, WIDTH, query, count);
         if (threadIdx.x < BACKWARD_ROWS) {
             u64 token = query + min((u32)threadIdx.x, count - 1), place = token * gridDim.y + blockIdx.y;
             log_sum[threadIdx.x] = log_sums[place];

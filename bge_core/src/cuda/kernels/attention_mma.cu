@@ -3,7 +3,7 @@
 // A warp has 16 rows of a tile: of queries, or of keys in the gradients of keys and values. It multiplies by `mma.m16n8k16`, whose sums
 // are f32. Lane l has rows l / 4 and l / 4 + 8 and columns 2 (l % 4) and the next of every 8 columns: scores leave a product in
 // the places from which the next product takes its left side, and never go to memory. What is multiplied is rounded to 16 bits:
-// queries, keys and values with their biases, probabilities, and the gradients of scores.
+// queries, keys and values, probabilities, and the gradients of scores.
 
 #if MMA
 
@@ -35,18 +35,12 @@ __device__ inline void multiply(float (&sums)[4], const u32 (&a)[4], u32 b_low, 
 #endif
 }
 
-// Fills `capacity` rows of 16-bit numbers from row `first` on: `rows` rows of a head with their bias, then zeros.
-__device__ inline void fill_half(elem *tile, int capacity, const elem *x, u64 stride, u64 first, u32 rows, const float *bias) {
+// Fills `capacity` rows of 16-bit numbers from row `first` on: `rows` rows of a head, then zeros.
+__device__ inline void fill_half(elem *tile, int capacity, const elem *x, u64 stride, u64 first, u32 rows) {
     for (int i = threadIdx.x; i < capacity * (HEAD / 2); i += THREADS) {
         int row = i / (HEAD / 2), column = i % (HEAD / 2) * 2;
         u32 pair = 0;
-        if (row < rows) {
-            pair = *(const u32 *)(x + (first + row) * stride + column);
-            if (bias) {
-                elem halves[2] = {(elem)pair, (elem)(pair >> 16)};
-                pair = pack(load(halves, 0) + bias[column], load(halves, 1) + bias[column + 1]);
-            }
-        }
+        if (row < rows) pair = *(const u32 *)(x + (first + row) * stride + column);
         *(u32 *)(tile + row * MMA_PITCH + column) = pair;
     }
 }
@@ -112,9 +106,8 @@ __device__ inline void clear(float (&sums)[SPANS][4]) {
         for (int i = 0; i < 4; i++) sums[span][i] = 0.0f;
 }
 
-KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias, const float *k_bias,
-                         const float *v_bias, const u32 *tiles, const u64 *identities, u64 key, u32 threshold,
-                         float drop_scale, elem *context, float *log_sums) {
+KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles, const u64 *identities,
+                         u64 key, u32 threshold, float drop_scale, elem *context, float *log_sums) {
     const int N = FORWARD_KEYS / 8;
     __shared__ __align__(16) elem rows_half[FORWARD_ROWS * MMA_PITCH];
     __shared__ __align__(16) elem keys[FORWARD_KEYS * MMA_PITCH];
@@ -126,7 +119,7 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
     const float scale = 1.0f / sqrtf((float)HEAD);
     const int lane = threadIdx.x % 32;
     const u32 own = threadIdx.x / 32 * 16 + lane / 4;
-    fill_half(rows_half, FORWARD_ROWS, q + at, stride, query, rows, head_bias(q_bias));
+    fill_half(rows_half, FORWARD_ROWS, q + at, stride, query, rows);
     __syncthreads();
     u32 queries[STEPS][4];
     take_rows(queries, rows_half);
@@ -138,8 +131,8 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
     for (u32 start = 0; start < tile.length; start += FORWARD_KEYS) {
         u32 count = min((u32)FORWARD_KEYS, tile.length - start);
         __syncthreads(); // the last tile has been read
-        fill_half(keys, FORWARD_KEYS, k + at, stride, tile.start + start, count, head_bias(k_bias));
-        fill_half(values, FORWARD_KEYS, v + at, stride, tile.start + start, count, head_bias(v_bias));
+        fill_half(keys, FORWARD_KEYS, k + at, stride, tile.start + start, count);
+        fill_half(values, FORWARD_KEYS, v + at, stride, tile.start + start, count);
         __syncthreads();
         float scores[N][4];
         scores_of<N>(scores, queries, keys);
@@ -179,10 +172,9 @@ KERNEL attention_forward(const elem *q, const elem *k, const elem *v, u32 stride
             log_sums[(query + own + i * 8) * gridDim.y + blockIdx.y] = peak[i] + logf(sum[i]);
 }
 
-KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias,
-                                  const float *k_bias, const float *v_bias, const u32 *tiles, const u64 *identities, u64 key,
-                                  u32 threshold, float drop_scale, const elem *context, const elem *d_context,
-                                  const float *log_sums, float *deltas, elem *dq, u32 d_stride) {
+KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles,
+                                  const u64 *identities, u64 key, u32 threshold, float drop_scale, const elem *context,
+                                  const elem *d_context, const float *log_sums, float *deltas, elem *dq, u32 d_stride) {
     const int N = BACKWARD_COLUMNS / 8;
     __shared__ __align__(16) elem rows_half[BACKWARD_ROWS * MMA_PITCH];
     __shared__ __align__(16) elem keys[BACKWARD_COLUMNS * MMA_PITCH];
@@ -195,11 +187,11 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
     const int lane = threadIdx.x % 32;
     const u32 own = threadIdx.x / 32 * 16 + lane / 4;
     u32 queries[STEPS][4], gradients[STEPS][4];
-    fill_half(rows_half, BACKWARD_ROWS, q + at, stride, query, rows, head_bias(q_bias));
+    fill_half(rows_half, BACKWARD_ROWS, q + at, stride, query, rows);
     __syncthreads();
     take_rows(queries, rows_half);
     __syncthreads();
-    fill_half(rows_half, BACKWARD_ROWS, d_context + at, WIDTH, query, rows, 0);
+    fill_half(rows_half, BACKWARD_ROWS, d_context + at, WIDTH, query, rows);
     __syncthreads();
     take_rows(gradients, rows_half);
     float log_sum[2], delta[2], sums[SPANS][4];
@@ -220,8 +212,8 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
     for (u32 start = 0; start < tile.length; start += BACKWARD_COLUMNS) {
         u32 count = min((u32)BACKWARD_COLUMNS, tile.length - start);
         __syncthreads();
-        fill_half(keys, BACKWARD_COLUMNS, k + at, stride, tile.start + start, count, head_bias(k_bias));
-        fill_half(values, BACKWARD_COLUMNS, v + at, stride, tile.start + start, count, head_bias(v_bias));
+        fill_half(keys, BACKWARD_COLUMNS, k + at, stride, tile.start + start, count);
+        fill_half(values, BACKWARD_COLUMNS, v + at, stride, tile.start + start, count);
         __syncthreads();
         float scores[N][4], d_weights[N][4];
         scores_of<N>(scores, queries, keys);
@@ -239,10 +231,9 @@ KERNEL attention_backward_queries(const elem *q, const elem *k, const elem *v, u
     write_rows(dq + at, query, d_stride, rows, sums, 1.0f, 1.0f);
 }
 
-KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 stride, const float *q_bias,
-                               const float *k_bias, const float *v_bias, const u32 *tiles, const u64 *identities, u64 key,
-                               u32 threshold, float drop_scale, const elem *d_context, const float *log_sums,
-                               const float *deltas, elem *dk, elem *dv, u32 d_stride) {
+KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 stride, const u32 *tiles,
+                               const u64 *identities, u64 key, u32 threshold, float drop_scale, const elem *d_context,
+                               const float *log_sums, const float *deltas, elem *dk, elem *dv, u32 d_stride) {
     const int N = BACKWARD_COLUMNS / 8;
     __shared__ __align__(16) elem rows_half[BACKWARD_ROWS * MMA_PITCH];
     __shared__ __align__(16) elem queries[BACKWARD_COLUMNS * MMA_PITCH];
@@ -257,11 +248,11 @@ KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 
     const int lane = threadIdx.x % 32;
     const u32 own = threadIdx.x / 32 * 16 + lane / 4;
     u32 keys[STEPS][4], values[STEPS][4];
-    fill_half(rows_half, BACKWARD_ROWS, k + at, stride, first, rows, head_bias(k_bias));
+    fill_half(rows_half, BACKWARD_ROWS, k + at, stride, first, rows);
     __syncthreads();
     take_rows(keys, rows_half);
     __syncthreads();
-    fill_half(rows_half, BACKWARD_ROWS, v + at, stride, first, rows, head_bias(v_bias));
+    fill_half(rows_half, BACKWARD_ROWS, v + at, stride, first, rows);
     __syncthreads();
     take_rows(values, rows_half);
     float to_keys[SPANS][4], to_values[SPANS][4];
@@ -271,8 +262,8 @@ KERNEL attention_backward_keys(const elem *q, const elem *k, const elem *v, u32 
         u32 count = min((u32)BACKWARD_COLUMNS, tile.length - start);
         u64 query = tile.start + start;
         __syncthreads();
-        fill_half(queries, BACKWARD_COLUMNS, q + at, stride, query, count, head_bias(q_bias));
-        fill_half(gradients, BACKWARD_COLUMNS, d_context + at, WIDTH, query, count, 0);
+        fill_half(queries, BACKWARD_COLUMNS, q + at, stride, query, count);
+        fill_half(gradients, BACKWARD_COLUMNS, d_context + at, WIDTH, query, count);
         if (threadIdx.x < BACKWARD_COLUMNS) {
             u64 token = query + min((u32)threadIdx.x, count - 1), place = token * gridDim.y + blockIdx.y;
             log_sum[threadIdx.x] = log_sums[place];

@@ -31,6 +31,13 @@ KERNEL activation_forward(const elem *x, const float *bias, u32 columns, u32 kin
         store(out, at + column, activation(load(x, at + column) + bias[column], kind));
 }
 
+// Adds a bias to each row of `x`, for products that do not: those of a library that cannot.
+KERNEL add_bias(elem *x, u32 stride, const elem *bias, u32 columns) {
+    const u64 at = (u64)blockIdx.x * stride;
+    for (u32 column = threadIdx.x; column < columns; column += THREADS)
+        store(x, at + column, load(x, at + column) + load(bias, column));
+}
+
 // Multiplies the gradient of the output by the derivative at `x + bias`, in place.
 KERNEL activation_backward(const elem *x, const float *bias, u32 columns, u32 kind, elem *gradient) {
     const u64 at = (u64)blockIdx.x * columns;

@@ -238,6 +238,5 @@ pub(super) fn two_steps(kind: Kind, storage: Storage, arguments: &TrainingArgume
 
 /// Joins through a NCCL that is none.
 pub(super) fn join_through_gpus(stepper: &mut Stepper, line: Arc<dyn Communicator>) -> Result<()> {
-    let gpu = Arc::clone(stepper.model().gpu().unwrap().flat().0);
-    stepper.join_through(Arc::new(Nccl::faked(line, gpu, LIMIT)))
+    stepper.join_through(|gpu| Nccl::faked(line, gpu, LIMIT))
 }

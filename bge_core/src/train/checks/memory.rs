@@ -75,7 +75,7 @@ impl Gpu for Counting {
         self.gpu.launch(kernel, grid, args)
     }
 
-    fn product(&self, product: Product) -> Result<()> {
+    fn product(&self, product: Product) -> Result<bool> {
         self.gpu.product(product)
     }
 
@@ -235,6 +235,74 @@ fn shared(
     let taken: Option<Vec<[usize; 2]>> = taken.into_iter().map(|taken| taken.unwrap()).collect();
     let most = |of: usize| taken.iter().flatten().map(|taken| taken[of]).max();
     Some([most(0)?, most(1)?])
+}
+
+#[test]
+fn a_rank_that_shares_out_weights_never_holds_all_of_them() {
+    for storage in [Storage::F32, Storage::Bf16] {
+        let mut settings = settings(storage, false, None);
+        settings.training.zero_stage = 3;
+        let options = |world_size| PlanOptions {
+            world_size,
+            zero_stage: 3,
+            ..PlanOptions::default()
+        };
+        let [whole, block] = [1, 4].map(|ranks| planned(LAYERS, &settings, &options(ranks)).memory.weights);
+        let lines = ThreadGroup::create(4, LIMIT).unwrap();
+        let opened = on_threads(
+            lines,
+            |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
+            |line| {
+                let Some((mut stepper, count)) = counted(LAYERS, &settings, storage) else {
+                    return Ok(None);
+                };
+                stepper.join(Arc::clone(line))?;
+                let opened = count.now.load(Ordering::Relaxed);
+                Ok(Some([opened, count.most.load(Ordering::Relaxed)]))
+            },
+        );
+        for [opened, most] in opened.into_iter().filter_map(|opened| opened.unwrap()) {
+            // Beside the weights there is the room where a part's gradients are made: at most the tables or a layer.
+            assert_eq!(opened, most, "{storage:?}: something was there and has gone");
+            assert!((most as u64) < whole * 3 / 4, "{storage:?}: {most} of {whole}");
+            assert!(
+                (block..block * 3 / 2).contains(&(most as u64)),
+                "{storage:?}: {most}, {block} planned"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_model_that_took_steps_alone_is_shared_out_as_it_is_then() {
+    let mut settings = settings(Storage::F32, false, None);
+    settings.training.zero_stage = 3;
+    let lines = ThreadGroup::create(2, LIMIT).unwrap();
+    let runs = on_threads(
+        lines,
+        |line| Ok(Arc::new(line) as Arc<dyn Communicator>),
+        |line| {
+            let Some((mut stepper, count)) = counted(2, &settings, Storage::F32) else {
+                return Ok(None);
+            };
+            let fresh = weights(&stepper);
+            stepper.step(&[batch_of(2, 3)])?;
+            let alone = weights(&stepper);
+            assert!(apart(&fresh, &alone) > 0.0);
+            let whole = count.now.load(Ordering::Relaxed);
+            stepper.join(Arc::clone(line))?;
+            let shared = count.now.load(Ordering::Relaxed);
+            // Weights, gradients and moments were there; now it is half of the weights, and room for the parts.
+            assert!(shared * 2 < whole, "{shared} of {whole}");
+            let joined = weights(&stepper);
+            // The other rank's own are those of its last gathering.
+            assert!(joined == alone);
+            stepper.step(&[batch_of(2, 3)])?;
+            let after = weights(&stepper);
+            Ok(Some(line.rank() > 0 || apart(&joined, &after) > 0.0))
+        },
+    );
+    assert!(runs.into_iter().all(|run| run.unwrap().unwrap_or(true)));
 }
 
 #[test]
