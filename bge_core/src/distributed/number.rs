@@ -8,6 +8,7 @@ use crate::config::NumberType;
 
 impl NumberType {
     /// The bytes that travel, each number rounded to the nearest.
+    #[cfg(any(feature = "mpi", feature = "nccl", test))]
     pub(crate) fn pack(self, values: &[f32]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(values.len() * self.bytes());
         match self {
@@ -19,6 +20,7 @@ impl NumberType {
     }
 
     /// The numbers that arrive.
+    #[cfg(any(feature = "mpi", feature = "nccl", test))]
     pub(crate) fn unpack(self, bytes: &[u8]) -> Vec<f32> {
         let (words, _) = bytes.as_chunks();
         let (halves, _) = bytes.as_chunks();
