@@ -42,14 +42,11 @@ impl Halves {
     pub(super) fn send(&self, at: u64, count: usize) -> Result<u64> {
         let state = &mut *self.state();
         let bytes = count * self.travels.bytes();
-        let room = match state.room.take_if(|room| room.bytes() >= bytes) {
-            Some(room) => room,
-            None => {
-                state.room = None;
-                self.gpu.alloc(bytes)?
-            }
-        };
-        let to = state.room.insert(room).address();
+        if state.room.as_ref().is_none_or(|room| room.bytes() < bytes) {
+            state.room = None; // there need not be memory for both
+            state.room = Some(self.gpu.alloc(bytes)?);
+        }
+        let to = state.room.as_ref().map_or(0, Memory::address);
         self.launch("narrow_halves", count, at, to)?;
         state.away = Some((at, count));
         Ok(to)

@@ -76,9 +76,13 @@ impl Parts {
     /// Replaces gradients of the CPU by their sums over the ranks. They travel multiplied by the `scale` of those of the GPU, which is a
     /// power of two.
     pub(super) fn sum_of_cpus(&self, gradients: &mut [f32], scale: f32) -> Result<()> {
-        gradients.iter_mut().for_each(|x| *x *= scale);
+        for x in &mut *gradients {
+            *x *= scale;
+        }
         self.ranks().all_reduce(gradients, self.between.travels())?;
-        gradients.iter_mut().for_each(|x| *x /= scale);
+        for x in gradients {
+            *x /= scale;
+        }
         Ok(())
     }
 
