@@ -215,6 +215,8 @@ fn what_this_build_cannot_do_is_refused_or_said() {
         "config.conflict",
     );
     refused("--fp16 --bf16", "bf16", "config.conflict");
+    refused("--fp16 --devices cpu", "fp16", "config.precision");
+    refused("--bf16 --devices CPU cpu:0", "bf16", "config.precision");
     refused(
         "--resume_from_checkpoint False",
         "resume_from_checkpoint",

@@ -158,7 +158,7 @@ impl Findings {
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
-            if name == "cpu" || name == "cpu:0" || cuda && GPUS {
+            if is_cpu(&name) || cuda && GPUS {
                 continue;
             }
             let hint = if cuda {
@@ -200,6 +200,17 @@ impl Findings {
         }
     }
 
+    /// The same to train: refused where the CPU is named, and ignored where nothing is, as commands for GPUs have to run.
+    fn training_precision(&mut self, wanted: &[(&str, bool)], devices: &[String]) {
+        if !devices.iter().any(|name| is_cpu(name)) {
+            return self.precision(wanted, devices);
+        }
+        for (field, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            let message = "needs a GPU, but `devices` names the CPU, where training is done in f32; leave one of the two out";
+            self.error("config.precision", field, message);
+        }
+    }
+
     /// The proof, or everything that is wrong.
     pub(super) fn finish<C>(self, config: C) -> Result<Checked<C>, Vec<Issue>> {
         self.finish_for(Module::default(), config)
@@ -236,6 +247,10 @@ pub(crate) fn cuda_numbers(devices: &[String]) -> Vec<usize> {
         }
     }
     numbers
+}
+
+fn is_cpu(name: &str) -> bool {
+    matches!(name.trim().to_ascii_lowercase().as_str(), "cpu" | "cpu:0")
 }
 
 /// Whether the devices are GPUs that this build can use.
@@ -423,7 +438,7 @@ impl FinetuneConfig {
                 ("bf16", training.bf16),
                 ("tf32", training.tf32),
             ];
-            findings.precision(&wanted, &training.devices);
+            findings.training_precision(&wanted, &training.devices);
         }
         findings.devices(&training.devices);
         let (named, ranks) = (training.devices.len(), training.world_size());

@@ -93,9 +93,9 @@ arguments! {
         data_seed: Option<u64> = None;
 
         ["machine"]
-        /// Half precision on a GPU, with dynamic loss scaling. On the CPU training is done in f32, which is at least as exact.
+        /// Half precision on a GPU, with dynamic loss scaling. The CPU trains in f32, which is at least as exact, and where `devices` names it this is an error.
         fp16: bool = false;
-        /// Brain-float precision on a GPU. On the CPU training is done in f32, which is at least as exact.
+        /// Brain-float precision on a GPU. The CPU trains in f32, which is at least as exact, and where `devices` names it this is an error.
         bf16: bool = false;
         /// On a GPU, products of f32 whose factors are rounded to 10 bits.
         tf32: bool = false;
