@@ -274,5 +274,11 @@ fn wrong_usage_of_the_command_is_exit_code_2() {
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
         assert!(!err.is_empty(), "{args:?}");
     }
-    assert_eq!(bge_config("help").0, 0);
+    for asked in ["help", "-h", "render --help", "check -h --bf16"] {
+        let (code, out, _) = bge_config(asked);
+        assert!(
+            code == 0 && out.starts_with("usage: bge config"),
+            "{asked}: {out}"
+        );
+    }
 }

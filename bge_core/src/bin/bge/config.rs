@@ -65,15 +65,15 @@ fn dispatch(
         err.write_all(USAGE.as_bytes())?;
         return Ok(2);
     };
+    if action == "help" || args.iter().any(|word| matches!(word.as_str(), "--help" | "-h")) {
+        out.write_all(USAGE.as_bytes())?;
+        return Ok(0);
+    }
     let result = match action.as_str() {
         "schema" => schema(rest, out)?,
         "default" => default(rest, out)?,
         "check" => return check(rest, take_plan, out, err),
         "render" => render(rest, out, err)?,
-        "help" | "--help" | "-h" => {
-            out.write_all(USAGE.as_bytes())?;
-            Ok(())
-        }
         other => Err(vec![problem(format!(
             "`bge config` can schema, default, check and render, got {other:?}"
         ))]),
