@@ -87,6 +87,17 @@ fn hostile_lines_each_give_their_finding_on_their_line() {
             codes::REPLACEMENT_CHARACTER,
             Warning,
         ),
+        // As Python writes it.
+        (
+            br#"{"query": "q", "pos": ["p"], "neg": ["n", "caf\ufffd"]}"#,
+            codes::REPLACEMENT_CHARACTER,
+            Warning,
+        ),
+        (
+            br#"{"query": "q", "pos": ["p"], "neg": ["n"], "prompt": "caf\ufffd"}"#,
+            codes::REPLACEMENT_CHARACTER,
+            Warning,
+        ),
         // The query.
         (b"{}", codes::QUERY_MISSING, Error),
         (

@@ -34,6 +34,7 @@ pub mod plan;
 pub mod preflight;
 #[cfg(feature = "model")]
 pub mod preparing;
+mod quick;
 pub mod record;
 mod render;
 pub mod repair;

@@ -106,13 +106,18 @@ pub enum BrokenKind {
 impl<'a> RecordView<'a> {
     /// Reads one line or array element that holds exactly one JSON object.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Broken> {
+        let mut view = Self::default();
+        view.fill(bytes)?;
+        Ok(view)
+    }
+
+    /// Reads one line into an empty view, as moving one costs as much as a short row.
+    pub(super) fn fill(&mut self, bytes: &'a [u8]) -> Result<(), Broken> {
         let text = simdutf8::basic::from_utf8(bytes).map_err(|_| broken_utf8(bytes))?;
         let mut reader = serde_json::Deserializer::from_str(text);
-        let mut view = Self::default();
-        let read = ViewSeed(&mut view).deserialize(&mut reader);
+        let read = ViewSeed(self).deserialize(&mut reader);
         read.and_then(|()| reader.end())
-            .map_err(|error| broken_json(bytes, &error))?;
-        Ok(view)
+            .map_err(|error| broken_json(bytes, &error))
     }
 
     /// Reads the object at the start of `bytes` and ignores what follows it.

@@ -140,6 +140,7 @@ impl<'t> ValidationSession<'t> {
                 negative_texts: texts(options.data.passage_max_len),
                 replacement: State::replacement(),
                 measured: (Vec::new(), Vec::new()),
+                scratch: Default::default(),
                 options,
             },
         })

@@ -1,5 +1,6 @@
 //! What a validation keeps while rows go by: counts, lengths, fingerprints, findings.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use memchr::memmem;
@@ -9,6 +10,7 @@ use super::duplicates::Seen;
 use super::findings::IssueLog;
 use super::leaks::{EvaluationTexts, loose_fingerprint};
 use super::lines::{Found, Line, LineSplitter};
+use super::quick;
 use super::record::{RecordView, Slot, SlotList, whole};
 use super::report::{FileReport, FirstRow, LeakReport, TextReport};
 use super::rules::{self, Findings, Measured, Mode, Row};
@@ -43,8 +45,9 @@ pub(super) struct State<'t> {
     pub(super) negative_texts: TextReport,
     /// Finds U+FFFD.
     pub(super) replacement: memmem::Finder<'static>,
-    /// Scratch memory of one row.
+    /// What was measured on one row, and below where it is read to: memory for the next.
     pub(super) measured: (Vec<Measured>, Vec<Measured>),
+    pub(super) scratch: (Vec<u8>, quick::Lists),
 }
 
 impl State<'_> {
@@ -87,8 +90,10 @@ impl State<'_> {
     }
 
     fn take_record(&mut self, line: &Line<'_>) {
-        let view = match RecordView::parse(line.bytes) {
-            Ok(view) => view,
+        let (mut room, mut lists) = std::mem::take(&mut self.scratch);
+        let mut view = RecordView::default();
+        match quick::read(line.bytes, &mut room, &mut lists, &mut view) {
+            Ok(()) => self.take_row(line, &view),
             Err(broken) => {
                 self.file.broken_rows += 1;
                 let mut findings = Findings {
@@ -97,9 +102,13 @@ impl State<'_> {
                     line: line.number,
                 };
                 rules::broken(&broken, &mut findings);
-                return;
             }
-        };
+        }
+        lists.take_back(&mut view);
+        self.scratch = (room, lists);
+    }
+
+    fn take_row(&mut self, line: &Line<'_>, view: &RecordView<'_>) {
         let (mut pos, mut neg) = std::mem::take(&mut self.measured);
         measure(&view.pos, &mut pos);
         measure(&view.neg, &mut neg);
@@ -107,7 +116,7 @@ impl State<'_> {
         let first = Arc::clone(&self.file.first);
         let first_type = (self.file.rows > 0).then_some(first.task_type.as_deref());
         let row = Row {
-            view: &view,
+            view,
             query,
             pos: &pos,
             neg: &neg,
@@ -121,17 +130,17 @@ impl State<'_> {
         for rule in rules::ALL {
             rule(&row, self.mode, &mut findings);
         }
-        self.look_at_bytes(line);
+        self.look_at_characters(line, &row);
         self.count_file(line.number, &row);
         self.count_texts(&row);
         self.find_duplicates(line.number, &row);
-        self.find_leaks(line.number, &view);
-        self.count_tokens(&view);
+        self.find_leaks(line.number, view);
+        self.count_tokens(view);
         self.rows += 1;
         self.measured = (pos, neg);
     }
 
-    fn look_at_bytes(&mut self, line: &Line<'_>) {
+    fn look_at_characters(&mut self, line: &Line<'_>, row: &Row<'_>) {
         let name = Some(self.file.name.as_str());
         if line.length > LONG_LINE {
             let message = format_args!("the line has {} bytes, much for one row", line.length);
@@ -144,7 +153,26 @@ impl State<'_> {
                 message,
             );
         }
-        if self.replacement.find(line.bytes).is_some() {
+        // Python writes it as an escape, so that it is looked for in the texts; one of single bytes cannot have it.
+        let view = row.view;
+        let texts = [(&view.pos, row.pos), (&view.neg, row.neg)]
+            .into_iter()
+            .flat_map(|(list, measured)| texts(list).zip(measured))
+            .chain(view.query.given().map(AsRef::as_ref).zip(row.query.as_ref()));
+        let prompts = [
+            &view.prompt,
+            &view.query_prompt,
+            &view.passage_prompt,
+            &view.category,
+        ];
+        let replaced = |text: &str| self.replacement.find(text.as_bytes()).is_some();
+        let mut texts = texts.filter(|(text, measured)| measured.characters < text.len() as u64);
+        if texts.any(|(text, _)| replaced(text))
+            || prompts
+                .into_iter()
+                .filter_map(Slot::given)
+                .any(|text| replaced(text))
+        {
             let message = format_args!("a text has the character U+FFFD, the trace of a wrong decoding");
             self.log.add(
                 codes::REPLACEMENT_CHARACTER,
@@ -358,10 +386,18 @@ impl State<'_> {
     }
 }
 
-fn measure(list: &SlotList<std::borrow::Cow<'_, str>>, measured: &mut Vec<Measured>) {
+/// The texts of a list, without what is none.
+fn texts<'a>(list: &'a SlotList<Cow<'_, str>>) -> impl Iterator<Item = &'a str> {
+    list.given()
+        .into_iter()
+        .flatten()
+        .filter_map(Slot::given)
+        .map(AsRef::as_ref)
+}
+
+fn measure(list: &SlotList<Cow<'_, str>>, measured: &mut Vec<Measured>) {
     measured.clear();
-    let texts = list.given().into_iter().flatten().filter_map(Slot::given);
-    measured.extend(texts.map(|text| Measured::of(text)));
+    measured.extend(texts(list).map(Measured::of));
 }
 
 fn count_name(names: &mut std::collections::BTreeMap<String, u64>, name: &str) {
