@@ -38,6 +38,8 @@ mod scores;
 mod checks;
 #[cfg(test)]
 pub(crate) mod emulator;
+#[cfg(test)]
+pub(crate) mod metered;
 
 pub(crate) use blocks::Share;
 #[cfg(feature = "train")]

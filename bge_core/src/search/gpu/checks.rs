@@ -1,11 +1,10 @@
 //! The search on an emulated GPU against the search on the processor, to the last bit.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::*;
 use crate::cuda::emulator::emulator;
 use crate::cuda::gpu::Storage;
 use crate::cuda::kernels::Variant;
+use crate::cuda::metered::metered;
 use crate::random::Draws;
 use crate::search::{Exact, VectorLayout, VectorStore, VectorType, VectorWriter};
 
@@ -219,68 +218,6 @@ fn products_keep_all_bits_of_an_f32() {
     }
 }
 
-/// A GPU that gives no memory of more bytes than there is room for.
-#[derive(Debug)]
-struct Narrow {
-    gpu: Arc<dyn Gpu>,
-    room: usize,
-    refused: AtomicUsize,
-}
-
-impl Gpu for Narrow {
-    fn name(&self) -> String {
-        self.gpu.name()
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Memory> {
-        if bytes > self.room {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Error::new(ErrorKind::OutOfMemory, "the GPU cannot give so much"));
-        }
-        self.gpu.alloc(bytes)
-    }
-
-    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
-        self.gpu.zero(at, bytes)
-    }
-
-    fn upload(&self, at: u64, bytes: &[u8]) -> Result<()> {
-        self.gpu.upload(at, bytes)
-    }
-
-    fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
-        self.gpu.download(at, bytes)
-    }
-
-    fn launch(&self, kernel: &'static str, grid: [usize; 2], args: &[Arg]) -> Result<()> {
-        self.gpu.launch(kernel, grid, args)
-    }
-
-    fn product(&self, product: Product) -> Result<bool> {
-        self.gpu.product(product)
-    }
-
-    fn enter(&self) -> Result<u64> {
-        self.gpu.enter()
-    }
-
-    fn is_idle(&self) -> Result<bool> {
-        self.gpu.is_idle()
-    }
-
-    fn enter_beside(&self) -> Result<u64> {
-        self.gpu.enter_beside()
-    }
-
-    fn is_idle_beside(&self) -> Result<bool> {
-        self.gpu.is_idle_beside()
-    }
-
-    fn identity(&self) -> u64 {
-        self.gpu.identity()
-    }
-}
-
 #[test]
 fn a_gpu_with_little_room_is_given_less_at_once() {
     let (dim, count) = (16, 1500);
@@ -290,32 +227,23 @@ fn a_gpu_with_little_room_is_given_less_at_once() {
     // The scores that come back take 32 MiB at first.
     for (room, most) in [(32 << 20, 0), (9 << 20, 2), (2 << 20, 4)] {
         let Some(gpu) = machine() else { return };
-        let narrow = Arc::new(Narrow {
-            gpu,
-            room,
-            refused: AtomicUsize::new(0),
-        });
-        let gpu = Arc::clone(&narrow) as Arc<dyn Gpu>;
+        let (gpu, meter) = metered(gpu, room);
         let mut index = ExactOnGpu::new(rows, gpu, Limits::default()).unwrap();
         assert!(index.search(&queries, 7).unwrap() == want, "{room}");
-        assert_eq!(narrow.refused.load(Ordering::Relaxed), most, "{room}");
+        assert_eq!(meter.refused(), most, "{room}");
         // What fits is known from here on.
         assert!(index.search(&queries, 7).unwrap() == want, "{room}");
-        assert_eq!(narrow.refused.load(Ordering::Relaxed), most, "{room}");
+        assert_eq!(meter.refused(), most, "{room}");
     }
 }
 
 #[test]
 fn a_gpu_without_any_room_says_so_and_the_way_out() {
     let Some(gpu) = machine() else { return };
-    let narrow = Narrow {
-        gpu,
-        room: 100,
-        refused: AtomicUsize::new(0),
-    };
+    let (gpu, _) = metered(gpu, 100);
     let data = vectors("normal", 300, 8, 13);
     let rows = Rows::Memory { data: &data, dim: 8 };
-    let mut index = ExactOnGpu::new(rows, Arc::new(narrow), Limits::default()).unwrap();
+    let mut index = ExactOnGpu::new(rows, gpu, Limits::default()).unwrap();
     let error = index.search(&data[..32], 3).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     let text = error.to_string();

@@ -1,104 +1,18 @@
 //! The planner's bytes of a GPU against those that a step asks of an emulated one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::kinds::{LIMIT, join_through_gpus};
 use super::*;
 use crate::config::{FinetuneConfig, Module, NumberType, PoolingMethod};
 use crate::cuda::emulator::real;
-use crate::cuda::gpu::{Arg, Gpu, Memory, Product};
+use crate::cuda::metered::{Meter, metered};
 use crate::distributed::checks::on_threads;
 use crate::distributed::{Communicator, ThreadGroup};
 use crate::error::Result;
 use crate::models::Bert;
 use crate::nn::tensor;
 use crate::planner::{FullestBatch, ModelShape, Plan, PlanOptions, plan};
-
-/// A GPU that counts the bytes that are taken.
-#[derive(Debug)]
-struct Counting {
-    gpu: Arc<dyn Gpu>,
-    count: Arc<Count>,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-/// Memory that is counted until it is dropped.
-struct Taken {
-    _memory: Memory,
-    bytes: usize,
-    count: Arc<Count>,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.count.now.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Gpu for Counting {
-    fn name(&self) -> String {
-        self.gpu.name()
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Memory> {
-        let memory = self.gpu.alloc(bytes)?;
-        let now = self.count.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.count.most.fetch_max(now, Ordering::Relaxed);
-        let address = memory.address();
-        let taken = Taken {
-            _memory: memory,
-            bytes,
-            count: Arc::clone(&self.count),
-        };
-        Ok(Memory::new(taken, address, bytes))
-    }
-
-    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
-        self.gpu.zero(at, bytes)
-    }
-
-    fn upload(&self, at: u64, bytes: &[u8]) -> Result<()> {
-        self.gpu.upload(at, bytes)
-    }
-
-    fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
-        self.gpu.download(at, bytes)
-    }
-
-    fn launch(&self, kernel: &'static str, grid: [usize; 2], args: &[Arg]) -> Result<()> {
-        self.gpu.launch(kernel, grid, args)
-    }
-
-    fn product(&self, product: Product) -> Result<bool> {
-        self.gpu.product(product)
-    }
-
-    fn enter(&self) -> Result<u64> {
-        self.gpu.enter()
-    }
-
-    fn is_idle(&self) -> Result<bool> {
-        self.gpu.is_idle()
-    }
-
-    fn enter_beside(&self) -> Result<u64> {
-        self.gpu.enter_beside()
-    }
-
-    fn is_idle_beside(&self) -> Result<bool> {
-        self.gpu.is_idle_beside()
-    }
-
-    fn identity(&self) -> u64 {
-        self.gpu.identity()
-    }
-}
 
 /// Settings whose fullest batch has 9 texts of 420 tokens.
 fn settings(storage: Storage, gradient_checkpointing: bool, sub_batch_size: Option<usize>) -> FinetuneConfig {
@@ -136,13 +50,9 @@ fn planned(layers: usize, settings: &FinetuneConfig, options: &PlanOptions) -> P
 }
 
 /// A model on an emulated GPU that counts.
-fn counted(layers: usize, settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Count>)> {
+fn counted(layers: usize, settings: &FinetuneConfig, storage: Storage) -> Option<(Stepper, Arc<Meter>)> {
     let variant = Variant::new(storage, 96, 3).unwrap();
-    let count = Arc::new(Count::default());
-    let counting = Counting {
-        gpu: emulator(variant)?,
-        count: Arc::clone(&count),
-    };
+    let (gpu, count) = metered(emulator(variant)?, usize::MAX);
     let encoder = deep(96, 3, layers);
     let bert = model(&encoder);
     let mut weights: std::collections::BTreeMap<_, _> = bert
@@ -159,7 +69,7 @@ fn counted(layers: usize, settings: &FinetuneConfig, storage: Storage) -> Option
     };
     let bert = Bert::new(encoder, weights).unwrap();
     let mut stepper = Stepper::new(bert, &on_cpu, 10).unwrap();
-    stepper.put_on(Arc::new(counting), variant).unwrap();
+    stepper.put_on(gpu, variant).unwrap();
     Some((stepper, count))
 }
 
@@ -192,16 +102,16 @@ fn a_plan_is_what_a_step_asks_of_a_gpu() {
         let Some((mut stepper, count)) = counted(2, &settings, storage) else {
             return;
         };
-        let now = || count.now.load(Ordering::Relaxed);
+        let now = || count.now();
         near(&what, plan.memory.weights, now(), 1.03);
         // A first step of any size takes what is held.
         stepper.step(&[batch_of(2, 3)]).unwrap();
         let held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer;
         near(&what, held, now(), 1.03);
         let before = now();
-        count.most.store(0, Ordering::Relaxed);
+        count.begin();
         stepper.step(&[batch_of(20, 60)]).unwrap();
-        let most = count.most.load(Ordering::Relaxed) - before;
+        let most = count.most() - before;
         near(&what, plan.memory.activations + plan.memory.temporary, most, 1.4);
     }
 }
@@ -226,10 +136,10 @@ fn shared(
             };
             join(&mut stepper, Arc::clone(line))?;
             stepper.step(&[batch_of(2, 3)])?;
-            let now = count.now.load(Ordering::Relaxed);
-            count.most.store(0, Ordering::Relaxed);
+            let now = count.now();
+            count.begin();
             stepper.step(&[batch_of(2, 3)])?;
-            Ok(Some([now, count.most.load(Ordering::Relaxed)]))
+            Ok(Some([now, count.most()]))
         },
     );
     let taken: Option<Vec<[usize; 2]>> = taken.into_iter().map(|taken| taken.unwrap()).collect();
@@ -259,8 +169,8 @@ fn a_rank_that_shares_out_weights_never_holds_all_of_them() {
                     return Ok(None);
                 };
                 stepper.join(Arc::clone(line))?;
-                let opened = count.now.load(Ordering::Relaxed);
-                Ok(Some([opened, count.most.load(Ordering::Relaxed)]))
+                let opened = count.now();
+                Ok(Some([opened, count.most()]))
             },
         );
         for [opened, most] in opened.into_iter().filter_map(|opened| opened.unwrap()) {
@@ -291,9 +201,9 @@ fn a_model_that_took_steps_alone_is_shared_out_as_it_is_then() {
             stepper.step(&[batch_of(2, 3)])?;
             let alone = weights(&stepper);
             assert!(apart(&fresh, &alone) > 0.0);
-            let whole = count.now.load(Ordering::Relaxed);
+            let whole = count.now();
             stepper.join(Arc::clone(line))?;
-            let shared = count.now.load(Ordering::Relaxed);
+            let shared = count.now();
             // Weights, gradients and moments were there; now it is half of the weights, and room for the parts.
             assert!(shared * 2 < whole, "{shared} of {whole}");
             let joined = weights(&stepper);
