@@ -447,6 +447,32 @@ mod inference {
     }
 
     #[test]
+    fn self_distillation_begins_after_as_many_batches_as_were_really_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let losses = |start: i64| {
+            // Of 24 rows an epoch has five batches, and so its third step only one.
+            let flags = format!(
+                "--unified_finetuning True --use_self_distill True --self_distill_start_step {start} --save_strategy no \
+                 --gradient_accumulation_steps 2 --per_device_train_batch_size 5"
+            );
+            let output = folder.path().join(start.to_string());
+            let words = words(&fixture("m3/models/m3"), &output, &flags);
+            let mut trainer = Trainer::new(config(&words)).unwrap();
+            assert_eq!(trainer.dataset().len(), 24);
+            let state = trainer.run(&mut []).unwrap().state;
+            let losses = state
+                .log_history
+                .iter()
+                .filter_map(|entry| entry.get("loss")?.as_f64());
+            losses.collect::<Vec<f64>>()
+        };
+        // The fourth step has the batches 5 and 6.
+        let never = losses(1000);
+        assert_eq!(losses(6)[..4], never[..4]);
+        assert_ne!(losses(5)[3], never[3]);
+    }
+
+    #[test]
     fn a_whole_run_saves_heads_that_open_again_and_resumes_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let model = fixture("m3/models/m3");

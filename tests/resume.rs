@@ -226,6 +226,8 @@ fn other_data_or_batches_are_refused() {
         &["--per_device_train_batch_size", "4"],
         &["--gradient_accumulation_steps", "2"],
         &["--seed", "1"],
+        &["--dataloader_drop_last", "True"],
+        &["--same_dataset_within_batch", "True"],
     ] {
         let error = place.refuses(&checkpoint, more);
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{more:?}: {error}");

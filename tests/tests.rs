@@ -13,6 +13,8 @@
 
 #[cfg(feature = "train")]
 mod beir;
+#[cfg(feature = "train")]
+mod checkpoints;
 mod config;
 mod data;
 #[cfg(feature = "train")]

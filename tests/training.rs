@@ -307,7 +307,7 @@ fn logs_evaluations_and_checkpoints_come_when_the_settings_say() {
     );
     assert_eq!(steps_with(&state, "loss"), [1, 4, 8, 12]);
     assert_eq!(steps_with(&state, "eval_ndcg_at_10"), [6, 12]);
-    assert_eq!(checkpoints(&folder.path().join("a")), [5, 10]);
+    assert_eq!(checkpoints(&folder.path().join("a")), [5, 10, 12]);
     assert_eq!(state["global_step"], 12);
     assert_eq!(state["epoch"], 4.0);
 

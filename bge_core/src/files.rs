@@ -280,6 +280,37 @@ impl NewFolder {
     }
 }
 
+/// Removes what a killed run left half-written in a folder: the `.NAME.PID.part` of [`NewFile`] and [`NewFolder`]. What a
+/// folder was to be replaced by and was not, `.NAME.PID.old`, gets its name back.
+#[cfg(feature = "model")]
+pub(crate) fn sweep(folder: &Path) -> Result<()> {
+    let failed = |error| Error::io(folder, "list this folder", error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let mut parts = name.strip_prefix('.').unwrap_or_default().rsplitn(3, '.');
+        let (Some(ending), Some(process), Some(place)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        if !matches!(ending, "part" | "old") || process.parse::<u32>().is_err() {
+            continue;
+        }
+        let place = path.with_file_name(place);
+        let mended = if ending == "old" && !place.exists() {
+            fs::rename(&path, &place)
+        } else if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        mended.map_err(|error| Error::io(&path, "clear up what an interrupted run left", error))?;
+    }
+    Ok(())
+}
+
 impl NewFolder {
     /// Moves everything in the folder into an existing one, over files of the same name there.
     pub fn merge_into(self, place: &Path) -> Result<()> {

@@ -143,30 +143,6 @@ fn tree(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes what a killed run left half-written in a folder of ours: the `.NAME.PID.part` of [`files`].
-pub(super) fn sweep(folder: &Path) -> Result<()> {
-    let failed = |error| Error::io(folder, "list this folder", error);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if !(name.starts_with('.') && matches!(ending, Some("part" | "old"))) {
-            continue;
-        }
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        removed.map_err(|error| Error::io(&path, "remove what an interrupted run left", error))?;
-    }
-    Ok(())
-}
-
 /// A value as JSON.
 pub(super) fn to_value(value: &impl Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| {

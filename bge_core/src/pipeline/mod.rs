@@ -113,7 +113,7 @@ pub fn run(config: &PipelineConfig, audience: &mut Audience<'_>) -> Result<Pipel
 
 fn run_in(folder: &Path, config: &PipelineConfig, audience: &mut Audience<'_>) -> Result<PipelineReport> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create the output folder", error))?;
-    manifest::sweep(folder)?;
+    crate::files::sweep(folder)?;
     let names: Vec<&'static str> = STAGES.into_iter().filter(|stage| config.has(stage)).collect();
     let mut done: Vec<Manifest> = Vec::new();
     for (index, stage) in names.iter().copied().enumerate() {

@@ -328,7 +328,7 @@ fn finetune(
         manifest.write(&begun)?;
     }
     if folder.exists() {
-        super::manifest::sweep(folder)?;
+        crate::files::sweep(folder)?;
     }
     trainer.stop_on(audience.stopper.clone());
     let report = trainer.run(&mut [&mut *audience.training])?;

@@ -15,7 +15,7 @@ use crate::issue::Issue;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum TrainEvent<'a> {
-    /// Something worth knowing before the first step.
+    /// Something worth knowing, before the first step or after the last.
     Note(&'a Issue),
     /// The run starts, or goes on, at `state.global_step`.
     Begin(&'a TrainerState),
@@ -59,6 +59,28 @@ pub trait Callback {
 impl<F: FnMut(&TrainEvent<'_>) -> Control> Callback for F {
     fn on_event(&mut self, event: &TrainEvent<'_>) -> Control {
         self(event)
+    }
+}
+
+/// The callbacks of a run, and whether one of them has said stop.
+pub(super) struct Listeners<'l, 'c> {
+    callbacks: &'l mut [&'c mut dyn Callback],
+    pub(super) stop: bool,
+}
+
+impl<'l, 'c> Listeners<'l, 'c> {
+    pub(super) fn new(callbacks: &'l mut [&'c mut dyn Callback]) -> Self {
+        Self {
+            callbacks,
+            stop: false,
+        }
+    }
+
+    /// Tells all of them.
+    pub(super) fn tell(&mut self, event: &TrainEvent<'_>) {
+        for callback in &mut *self.callbacks {
+            self.stop |= callback.on_event(event) == Control::Stop;
+        }
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct SaveContext {
     pub(crate) tokenizer_files: Vec<PathBuf>,
     /// The run's settings as TOML.
     pub(crate) settings: String,
+    /// The checkpoints in the output folder that are of another run, or of later steps than this one began with.
+    pub(crate) earlier: Vec<(usize, PathBuf)>,
+    /// Whether this run replaces those, as `--overwrite_output_dir` says, once it has something to put in their place.
+    pub(crate) replaces: bool,
 }
 
 impl SaveContext {
@@ -42,6 +46,10 @@ impl SaveContext {
         let folder = NewFolder::start(&place)?;
         self.save_model(folder.path(), stepper)?;
         state.own_mut().optimizer_steps = stepper.optimizer().state_steps();
+        #[cfg(any(feature = "cuda", test))]
+        {
+            state.own_mut().loss_scale = stepper.loss_scale();
+        }
         let shapes: Vec<[usize; 1]> = moments.values().map(|values| [values.len()]).collect();
         let arrays: Vec<_> = moments
             .iter()
@@ -65,6 +73,56 @@ impl SaveContext {
         folder.merge_into(&self.output_dir)
     }
 
+    /// The run goes on from a checkpoint: those before it in its folder are its own.
+    pub(crate) fn resume(&mut self, checkpoint: &Path, step: usize) {
+        let real = |path: &Path| path.canonicalize().ok();
+        if real(checkpoint).is_some_and(|place| place.parent() == real(&self.output_dir).as_deref()) {
+            self.earlier.retain(|(earlier, _)| *earlier > step);
+        }
+    }
+
+    /// The newest checkpoint of this run.
+    pub(crate) fn newest(&self) -> Option<PathBuf> {
+        let mut own = list(&self.output_dir);
+        own.retain(|found| !self.earlier.contains(found));
+        own.pop().map(|(_, place)| place)
+    }
+
+    /// Where a checkpoint is that was written into the output folder under any spelling of its path.
+    pub(crate) fn find(&self, checkpoint: &str) -> Option<PathBuf> {
+        let recorded = Path::new(checkpoint);
+        let here = recorded.file_name().map(|name| self.output_dir.join(name));
+        here.into_iter()
+            .chain([recorded.to_owned()])
+            .find(|place| place.is_dir())
+    }
+
+    /// After `written`, or the finished model: what was there of another run goes, if this one replaces it.
+    pub(crate) fn replace_earlier(&mut self, written: Option<&Path>) -> Result<()> {
+        self.earlier.retain(|(_, place)| Some(place.as_path()) != written);
+        if self.replaces {
+            for (_, place) in std::mem::take(&mut self.earlier) {
+                remove(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes checkpoints until `limit` are left: first those of another run, then the oldest; the newest and the best stay.
+    pub(crate) fn rotate(&self, limit: usize, newest: &Path, best: Option<&str>) -> Result<()> {
+        let mut found = list(&self.output_dir);
+        found.sort_by_key(|found| !self.earlier.contains(found));
+        let best = best.and_then(|best| Path::new(best).file_name());
+        let mut count = found.len();
+        for (_, place) in found {
+            if count > limit.max(1) && place != newest && place.file_name() != best {
+                remove(&place)?;
+                count -= 1;
+            }
+        }
+        Ok(())
+    }
+
     fn save_model(&self, folder: &Path, stepper: &Stepper) -> Result<()> {
         stepper
             .objective()
@@ -76,7 +134,13 @@ impl SaveContext {
 }
 
 /// Puts a checkpoint's weights, and optimizer state if asked for, into a stepper of the same model.
-pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerState>) -> Result<()> {
+///
+/// With the state come the micro-batches that each rank has had until then.
+pub(crate) fn load(
+    stepper: &mut Stepper,
+    folder: &Path,
+    state: Option<(&TrainerState, usize)>,
+) -> Result<()> {
     let mut weights = stepper.objective().read(folder)?;
     for (id, (name, value, _)) in stepper.objective().params().iter().enumerate() {
         let saved = weights
@@ -91,7 +155,7 @@ pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerS
             })?;
         stepper.set_weight(id, value, &read(&saved)?)?;
     }
-    let Some(state) = state else {
+    let Some((state, micro_batches)) = state else {
         return Ok(());
     };
     let path = folder.join(OPTIMIZER);
@@ -109,7 +173,9 @@ pub(crate) fn load(stepper: &mut Stepper, folder: &Path, state: Option<&TrainerS
         .into_iter()
         .map(|(name, tensor)| Ok((name, read(&tensor)?.to_vec())))
         .collect::<Result<_>>()?;
-    let optimizer = stepper.resume(state.global_step);
+    #[cfg(any(feature = "cuda", test))]
+    stepper.set_loss_scale(state.own().loss_scale);
+    let optimizer = stepper.resume(state.global_step, micro_batches);
     optimizer
         .load_state(tensors, &state.own().optimizer_steps)
         .map_err(|error| error.with_path(&path))
@@ -141,20 +207,9 @@ pub(crate) fn has_checkpoint(output_dir: &Path) -> bool {
     !list(output_dir).is_empty()
 }
 
-/// Removes the oldest checkpoints until `limit` are left; the best one stays.
-pub(crate) fn rotate(output_dir: &Path, limit: usize, best: Option<&Path>) -> Result<()> {
-    let found = list(output_dir);
-    let newest = found.last().map(|(_, path)| path.clone());
-    let mut count = found.len();
-    for (_, path) in found {
-        let kept = Some(path.as_path()) == best || Some(&path) == newest.as_ref();
-        if count > limit.max(1) && !kept {
-            std::fs::remove_dir_all(&path)
-                .map_err(|error| Error::io(&path, "remove an old checkpoint", error))?;
-            count -= 1;
-        }
-    }
-    Ok(())
+fn remove(checkpoint: &Path) -> Result<()> {
+    std::fs::remove_dir_all(checkpoint)
+        .map_err(|error| Error::io(checkpoint, "remove an old checkpoint", error))
 }
 
 /// The checkpoint that `--resume_from_checkpoint` names: a folder, or `True` for the newest of the output folder.

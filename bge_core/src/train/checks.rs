@@ -162,7 +162,7 @@ fn a_run_on_a_gpu_goes_on_as_if_it_had_not_stopped() {
     for (id, ((_, floats), value)) in before.iter().zip(&values).enumerate() {
         again.set_weight(id, value, floats).unwrap();
     }
-    again.resume(2).load_state(tensors, &steps).unwrap();
+    again.resume(2, 2).load_state(tensors, &steps).unwrap();
     assert_eq!(run(&mut again, 2..4), after);
     assert_eq!(weights(&again), weights(&whole));
     // The names in a checkpoint are those of the CPU's.

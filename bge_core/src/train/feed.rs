@@ -105,19 +105,35 @@ impl Feed {
         } else {
             format!("rows x batch {}", shapes.join(" "))
         };
-        format!(
+        let mut words = format!(
             "{shapes}, group size {}, accumulation {}, data seed {}, content {:016x}",
             self.group_size,
             self.accumulation,
             input.seed,
             self.dataset.fingerprint()
-        )
+        );
+        for (name, given) in [
+            ("dataloader_drop_last", input.drop_last),
+            ("same_dataset_within_batch", input.same_dataset),
+        ] {
+            if given {
+                words.push_str(", ");
+                words.push_str(name);
+            }
+        }
+        words
     }
 
     /// The epoch of the update that follows `steps` finished ones, and its first batch within it.
     fn place(&self, steps: usize) -> (usize, usize) {
         let (epoch, update) = (steps / self.updates_per_epoch(), steps % self.updates_per_epoch());
         (epoch, update * self.accumulation)
+    }
+
+    /// A rank's micro-batches of the first `steps` updates.
+    pub(crate) fn batches_before(&self, steps: usize) -> usize {
+        let (epoch, first) = self.place(steps);
+        epoch * self.batches_per_epoch + first
     }
 
     /// This rank's micro-batches of the update that follows `steps` finished ones.

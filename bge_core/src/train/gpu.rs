@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::between::Between;
 use super::parts::Parts;
+use super::state::LossScale;
 use super::zero::Moments;
 use crate::config::NumberType;
 use crate::cuda::gpu::{Gpu, Storage};
@@ -23,7 +24,10 @@ use crate::nn::{Gradients, ParamStore, Watcher, read};
 use crate::optim::AdamW;
 
 /// What gradients are first multiplied by where they are stored as f16, as torch's `GradScaler` has it.
-const FIRST_SCALE: f32 = 65536.0;
+const FIRST_SCALE: LossScale = LossScale {
+    scale: 65536.0,
+    good_steps: 0,
+};
 
 /// Good steps after which the scale doubles.
 const PATIENCE: usize = 2000;
@@ -34,9 +38,8 @@ pub(super) struct OnGpu {
     encoder: Arc<Encoder>,
     /// The moments; none before the first update, and after they were loaded on the CPU.
     optimizer: Option<Optimizer>,
-    scale: f32,
-    /// Steps since the scale changed.
-    good: usize,
+    /// What the loss is scaled by, where gradients are stored as f16.
+    scale: Option<LossScale>,
     /// The other ranks, where there are any.
     between: Option<Arc<Between>>,
     /// The floats of each rank's block, where they share out the optimizer.
@@ -56,8 +59,7 @@ impl OnGpu {
         Self {
             encoder,
             optimizer: None,
-            scale: if storage == Storage::F16 { FIRST_SCALE } else { 1.0 },
-            good: 0,
+            scale: (storage == Storage::F16).then_some(FIRST_SCALE),
             between: None,
             blocks: None,
             parts: None,
@@ -130,7 +132,7 @@ impl OnGpu {
             parts.begin();
         }
         self.encoder.end_whole();
-        self.encoder.clear_gradients(self.scale)
+        self.encoder.clear_gradients(self.scale())
     }
 
     /// The micro-batch that follows is the last one of the step.
@@ -142,12 +144,28 @@ impl OnGpu {
 
     /// Halves the scale after a gradient that is not finite; `false` where that cannot be the reason.
     pub(super) fn lower(&mut self) -> bool {
-        self.good = 0;
-        let scaled = self.scale > 1.0;
-        if scaled {
-            self.scale /= 2.0;
+        let Some(scale) = self.scale.as_mut().filter(|scale| scale.scale > 1.0) else {
+            return false;
+        };
+        scale.scale /= 2.0;
+        scale.good_steps = 0;
+        true
+    }
+
+    /// What the loss is scaled by, where it is.
+    pub(super) fn loss_scale(&self) -> Option<LossScale> {
+        self.scale
+    }
+
+    /// Goes on with the scale of a checkpoint.
+    pub(super) fn set_loss_scale(&mut self, saved: LossScale) {
+        if let Some(scale) = &mut self.scale {
+            *scale = saved;
         }
-        scaled
+    }
+
+    fn scale(&self) -> f32 {
+        self.scale.map_or(1.0, |scale| scale.scale)
     }
 
     /// Whether the last step summed gradients beside its backward.
@@ -156,17 +174,13 @@ impl OnGpu {
         self.parts.as_ref().is_some_and(|parts| parts.finish().unwrap())
     }
 
-    #[cfg(test)]
-    pub(super) fn scale(&self) -> f32 {
-        self.scale
-    }
-
     /// Counts a good step.
     fn raise(&mut self) {
-        self.good += 1;
-        if self.good == PATIENCE && self.scale > 1.0 {
-            self.good = 0;
-            self.scale *= 2.0;
+        let Some(scale) = &mut self.scale else { return };
+        scale.good_steps += 1;
+        if scale.good_steps >= PATIENCE {
+            scale.scale *= 2.0;
+            scale.good_steps = 0;
         }
     }
 
@@ -197,7 +211,7 @@ impl OnGpu {
                     Some(gradient) => read(gradient)?.to_vec(),
                     None => vec![0.0; self.encoder.floats(id).len()],
                 };
-                parts.sum_of_cpus(&mut floats, self.scale)?;
+                parts.sum_of_cpus(&mut floats, self.scale())?;
                 self.encoder.set_gradient(id, &floats)?;
             }
         }

@@ -121,7 +121,8 @@ impl Policy {
         state
     }
 
-    /// What follows the step that made `step` finished ones; an interval by epochs also ends with the run.
+    /// What follows the step that made `step` finished ones; an interval by epochs also ends with the run, and so does one by
+    /// steps of checkpoints (`transformers` 5, `trainer_callback.py`).
     pub(crate) fn due(&self, step: usize, updates_per_epoch: usize) -> Due {
         let due = |interval: Interval| {
             interval.due(step, updates_per_epoch) || (interval == Interval::Epochs && step == self.max_steps)
@@ -129,7 +130,7 @@ impl Policy {
         Due {
             log: due(self.logging) || (self.logging_first_step && step == 1),
             evaluate: due(self.evaluation),
-            save: due(self.save),
+            save: due(self.save) || (self.save != Interval::Never && step == self.max_steps),
         }
     }
 

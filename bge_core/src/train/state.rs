@@ -65,6 +65,18 @@ pub struct OwnState {
     pub since_log: SinceLog,
     /// Updates of every trained weight, for the optimizer's bias correction; only in checkpoints.
     pub optimizer_steps: std::collections::BTreeMap<String, u64>,
+    /// The scale of the loss, where gradients are stored as 16-bit floats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
+}
+
+/// What gradients are multiplied by so that small ones can be stored (`--fp16`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// The factor.
+    pub scale: f32,
+    /// Steps without overflow since it changed.
+    pub good_steps: usize,
 }
 
 /// What was measured since the last log entry.

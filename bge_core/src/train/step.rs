@@ -9,6 +9,8 @@ use super::batch::MicroBatch;
 use super::embed::Turn;
 use super::objective::Objective;
 use super::reduce;
+#[cfg(any(feature = "cuda", test))]
+use super::state::LossScale;
 use super::zero::{Held, Moments, Shards};
 use crate::config::{NumberType, TrainingArguments};
 #[cfg(any(feature = "cuda", test))]
@@ -38,8 +40,8 @@ pub struct Stepper {
     max_grad_norm: f64,
     seed: u64,
     steps: usize,
-    /// Micro-batches of a step (`gradient_accumulation_steps`).
-    micro_batches: u64,
+    /// Micro-batches of the finished steps; the last step of an epoch may have fewer than the others.
+    forwards: u64,
     zero_stage: usize,
     /// How gradients travel between ranks.
     travels: NumberType,
@@ -129,7 +131,7 @@ impl Stepper {
             max_grad_norm: arguments.max_grad_norm,
             seed: arguments.seed,
             steps: 0,
-            micro_batches: arguments.gradient_accumulation_steps.max(1) as u64,
+            forwards: 0,
             objective,
             ranks: Arc::new(Solo),
             zero_stage: arguments.zero_stage,
@@ -350,13 +352,14 @@ impl Stepper {
         &self.optimizer
     }
 
-    /// The optimizer, for taking up a checkpoint after `steps` finished steps.
-    pub fn resume(&mut self, steps: usize) -> &mut AdamW {
+    /// The optimizer, for taking up a checkpoint after `steps` finished steps of `micro_batches` micro-batches.
+    pub fn resume(&mut self, steps: usize, micro_batches: usize) -> &mut AdamW {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = &mut self.gpu {
             gpu.forget_moments();
         }
         self.steps = steps;
+        self.forwards = micro_batches as u64;
         &mut self.optimizer
     }
 
@@ -387,8 +390,13 @@ impl Stepper {
             report.learning_rate,
             clip_factor(report.grad_norm, self.max_grad_norm),
         )?;
-        self.steps += 1;
+        self.count(&batches);
         Ok(report)
+    }
+
+    fn count(&mut self, batches: &[MicroBatch<'_>]) {
+        self.steps += 1;
+        self.forwards += batches.len() as u64;
     }
 
     /// The same with the gradients, the weights and the optimizer on a GPU.
@@ -411,7 +419,7 @@ impl Stepper {
             if norm.is_finite() {
                 let (lr, clip) = (report.learning_rate, clip_factor(norm, self.max_grad_norm));
                 gpu.apply(params, &self.trained, &live, &mut self.optimizer, lr, clip)?;
-                self.steps += 1;
+                self.count(batches);
                 return Ok(report);
             }
             if !gpu.lower() {
@@ -434,7 +442,6 @@ impl Stepper {
         if let Some(shards) = &self.shards {
             shards.begin()?;
         }
-        let forwards = self.steps as u64 * self.micro_batches;
         for (index, &batch) in batches.iter().enumerate() {
             #[cfg(any(feature = "cuda", test))]
             if let Some(gpu) = self.gpu.as_ref().filter(|_| index + 1 == batches.len()) {
@@ -445,7 +452,7 @@ impl Stepper {
             let turn = Turn {
                 weight: share,
                 dropout: Some(dropout),
-                forwards: forwards + index as u64,
+                forwards: self.forwards + index as u64,
             };
             let measured = self
                 .objective
@@ -487,10 +494,18 @@ impl Stepper {
         self.gpu.as_ref().is_some_and(super::gpu::OnGpu::sums_beside)
     }
 
-    /// What gradients are multiplied by on the GPU.
-    #[cfg(test)]
-    pub(super) fn loss_scale(&self) -> f32 {
-        self.gpu.as_ref().map_or(1.0, super::gpu::OnGpu::scale)
+    /// What the loss is scaled by, where it is.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn loss_scale(&self) -> Option<LossScale> {
+        self.gpu.as_ref().and_then(super::gpu::OnGpu::loss_scale)
+    }
+
+    /// Goes on with the scale of a checkpoint, where there is one.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn set_loss_scale(&mut self, scale: Option<LossScale>) {
+        if let (Some(gpu), Some(scale)) = (&mut self.gpu, scale) {
+            gpu.set_loss_scale(scale);
+        }
     }
 
     /// Makes the report that of all ranks together.

@@ -1,12 +1,10 @@
-//! A whole run: data, steps, log, evaluations, checkpoints, and the finished model.
+//! A whole run: opens model, data and evaluation data, takes up a checkpoint, and starts the ranks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Map, Value};
-
-use super::callback::{Callback, Control, Stopper, TrainEvent};
+use super::callback::{Callback, Listeners, Stopper};
 use super::checkpoint::{self, SaveContext};
 use super::evaluator::Evaluator;
 use super::feed::{Feed, Reading};
@@ -16,9 +14,8 @@ use super::objective::Card;
 use super::open::{Opened, of_rank as settings_of_rank};
 use super::policy::Policy;
 use super::state::{OwnState, TrainerState};
-use super::step::StepReport;
-use super::worker::{Order, Worker, pool};
-use crate::config::{CheckedConfig, SaveStrategy, to_toml};
+use super::worker::{Worker, pool};
+use crate::config::{CheckedConfig, to_toml};
 use crate::data::Dataset;
 use crate::data::template::Template;
 use crate::distributed::{Communicator, Solo, ThreadGroup, of_rank, together};
@@ -32,18 +29,20 @@ use crate::tokenize::{PairLimits, Tokenizer};
 /// A prepared run. [`Trainer::new`] has read everything and checked that it fits together.
 #[derive(Debug)]
 pub struct Trainer {
-    config: CheckedConfig,
+    pub(super) config: CheckedConfig,
     /// Rank 0, which also logs, evaluates and saves.
-    worker: Worker,
+    pub(super) worker: Worker,
     /// The other ranks of this process.
     peers: Vec<Worker>,
-    evaluator: Option<Evaluator>,
-    save: SaveContext,
-    policy: Policy,
-    state: TrainerState,
-    notes: Vec<Issue>,
+    pub(super) evaluator: Option<Evaluator>,
+    pub(super) save: SaveContext,
+    /// The step of the newest checkpoint that this run wrote.
+    pub(super) saved: Option<usize>,
+    pub(super) policy: Policy,
+    pub(super) state: TrainerState,
+    pub(super) notes: Vec<Issue>,
     forecast: Option<Forecast>,
-    stopper: Stopper,
+    pub(super) stopper: Stopper,
 }
 
 /// How a run ended.
@@ -171,6 +170,8 @@ impl Trainer {
             bail!(Internal, "a world without ranks");
         };
         let save = SaveContext {
+            earlier: checkpoint::list(&output_dir),
+            replaces: resume.is_none(),
             output_dir,
             card,
             tokenizer_files: tokenizer.files().to_vec(),
@@ -183,6 +184,7 @@ impl Trainer {
             peers,
             evaluator,
             save,
+            saved: None,
             policy,
             state,
             notes,
@@ -226,6 +228,11 @@ impl Trainer {
         self.stopper = stopper;
     }
 
+    /// The newest checkpoint of this run in the output folder.
+    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
+        self.save.newest()
+    }
+
     fn resume(&mut self, folder: &Path) -> Result<()> {
         let saved = TrainerState::read(folder)?;
         let (then, now) = (&saved.own().data_fingerprint, &self.state.own().data_fingerprint);
@@ -237,8 +244,10 @@ impl Trainer {
             return Err(Error::new(ErrorKind::InvalidConfig, message).with_path(folder));
         }
         for worker in std::iter::once(&mut self.worker).chain(&mut self.peers) {
-            checkpoint::load(&mut worker.stepper, folder, Some(&saved))?;
+            let micro_batches = worker.feed.batches_before(saved.global_step);
+            checkpoint::load(&mut worker.stepper, folder, Some((&saved, micro_batches)))?;
         }
+        self.save.resume(folder, saved.global_step);
         let fresh = std::mem::replace(&mut self.state, saved);
         self.state.max_steps = fresh.max_steps;
         self.state.num_train_epochs = fresh.num_train_epochs;
@@ -248,6 +257,19 @@ impl Trainer {
         self.state.train_batch_size = fresh.train_batch_size;
         let OwnState { data_fingerprint, .. } = fresh.stateful_callbacks.bge;
         self.state.own_mut().data_fingerprint = data_fingerprint;
+        // The folder may have moved since, or be spelled in another way.
+        if let Some(best) = &mut self.state.best_model_checkpoint {
+            let beside = Path::new(best)
+                .file_name()
+                .map(|name| folder.with_file_name(name));
+            let found = self
+                .save
+                .find(best)
+                .or_else(|| beside.filter(|place| place.is_dir()));
+            if let Some(found) = found {
+                *best = found.display().to_string();
+            }
+        }
         Ok(())
     }
 
@@ -266,12 +288,8 @@ impl Trainer {
         let report = together(
             &|error| ranks.fail(error),
             peers.iter_mut().collect(),
-            Worker::follow,
-            || {
-                let report = self.lead(callbacks)?;
-                self.worker.order(Order::End)?;
-                Ok(report)
-            },
+            |worker| worker.follow().map(drop),
+            || self.lead(&mut Listeners::new(callbacks)),
         );
         self.peers = peers;
         report
@@ -287,198 +305,17 @@ impl Trainer {
         let weights = self.worker.stepper.objective().params();
         check_equal_start(ranks, &self.save.settings, data, self.state.global_step, weights)?;
         if ranks.rank() == 0 {
-            let report = self.lead(callbacks)?;
-            self.worker.order(Order::End)?;
-            return Ok(report);
+            return self.lead(&mut Listeners::new(callbacks));
         }
-        self.worker.follow()?;
+        let stopped = self.worker.follow()?;
         self.state.global_step = self.worker.stepper.steps();
         Ok(TrainReport {
             state: self.state.clone(),
             folder: self.save.output_dir.clone(),
-            stopped: self.state.global_step < self.policy.max_steps,
+            stopped,
             tokens_per_second: 0.0,
             step_secs: 0.0,
         })
-    }
-
-    /// The newest checkpoint in the output folder.
-    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
-        checkpoint::list(&self.save.output_dir)
-            .pop()
-            .map(|(_, path)| path)
-    }
-
-    /// What rank 0 does.
-    fn lead(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<TrainReport> {
-        let output_dir = &self.save.output_dir;
-        std::fs::create_dir_all(output_dir)
-            .map_err(|error| Error::io(output_dir, "create the output folder", error))?;
-        for note in self.notes.iter().chain(&self.worker.meet()?) {
-            tell(callbacks, &TrainEvent::Note(note));
-        }
-        tell(callbacks, &TrainEvent::Begin(&self.state));
-        let mut stop = self.stopper.stopped();
-        if self.state.global_step == 0 && self.config.training.eval_on_start && !stop {
-            self.evaluate(callbacks)?;
-        }
-        let mut rates: Vec<(f64, f64)> = Vec::new();
-        let mut ended_early = false;
-        while self.state.global_step < self.policy.max_steps && !stop && !ended_early {
-            let started = Instant::now();
-            let report = self.step()?;
-            let secs = started.elapsed().as_secs_f64();
-            rates.push((report.tokens as f64 / secs, secs));
-            stop = tell(
-                callbacks,
-                &TrainEvent::Step {
-                    state: &self.state,
-                    report: &report,
-                    secs,
-                },
-            );
-            ended_early = self.after_step(&report, callbacks)?;
-            stop |= self.stopper.stopped();
-        }
-        let stopped = stop && !ended_early && self.state.global_step < self.policy.max_steps;
-        let folder = if stopped {
-            self.checkpoint(callbacks)?
-        } else {
-            self.finish(callbacks)?
-        };
-        let median = |pick: fn(&(f64, f64)) -> f64| {
-            let mut values: Vec<f64> = rates.iter().map(pick).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or(0.0)
-        };
-        Ok(TrainReport {
-            state: self.state.clone(),
-            folder,
-            stopped,
-            tokens_per_second: median(|rate| rate.0),
-            step_secs: median(|rate| rate.1),
-        })
-    }
-
-    fn step(&mut self) -> Result<StepReport> {
-        self.worker.order(Order::Step)?;
-        let report = self.worker.step()?;
-        let state = &mut self.state;
-        state.global_step += 1;
-        state.epoch = self.worker.feed.epoch_at(state.global_step);
-        let since = &mut state.own_mut().since_log;
-        since.steps += 1;
-        since.loss += report.loss;
-        since.accuracy += report.accuracy;
-        since.tokens += report.tokens;
-        Ok(report)
-    }
-
-    /// Logs, evaluates and saves where the policy says so; true ends the run (early stopping).
-    fn after_step(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
-        let due = self
-            .policy
-            .due(self.state.global_step, self.worker.feed.updates_per_epoch());
-        if due.log {
-            self.log(report, callbacks);
-        }
-        let mut save = due.save;
-        let mut ended = false;
-        if due.evaluate && self.evaluator.is_some() {
-            let better = self.evaluate(callbacks)?;
-            save |= better && self.config.training.save_strategy == SaveStrategy::Best;
-            ended = self
-                .policy
-                .patience
-                .is_some_and(|patience| self.state.own().evaluations_without_gain >= patience);
-        }
-        if save {
-            self.checkpoint(callbacks)?;
-        }
-        Ok(ended)
-    }
-
-    fn log(&mut self, report: &StepReport, callbacks: &mut [&mut dyn Callback]) {
-        let since = std::mem::take(&mut self.state.own_mut().since_log);
-        let steps = since.steps.max(1) as f64;
-        let mut entry = Map::new();
-        for (name, value) in [
-            ("loss", since.loss / steps),
-            ("grad_norm", report.grad_norm),
-            ("learning_rate", report.learning_rate),
-            ("accuracy", since.accuracy / steps),
-        ] {
-            entry.insert(name.to_owned(), Value::from(value));
-        }
-        entry.insert("real_tokens".to_owned(), Value::from(since.tokens));
-        let entry = self.state.log(entry).clone();
-        tell(callbacks, &TrainEvent::Log(&entry));
-    }
-
-    /// Evaluates, logs, and keeps the score for the best model and early stopping; true if it is the best so far.
-    fn evaluate(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<bool> {
-        let Some(evaluator) = &self.evaluator else {
-            return Ok(false);
-        };
-        self.worker.whole()?;
-        let report = evaluator.evaluate(self.worker.stepper.model())?;
-        let mut entry = Map::new();
-        for (key, value) in &report.metrics {
-            entry.insert(format!("eval_{key}"), Value::from(*value));
-        }
-        self.state.log(entry);
-        let Some(value) = report.get(&self.policy.metric) else {
-            bail!(
-                InvalidConfig,
-                "metric_for_best_model `{}` is not among the metrics",
-                self.policy.metric
-            );
-        };
-        let better = self.policy.judge(&mut self.state, value);
-        tell(
-            callbacks,
-            &TrainEvent::Evaluated {
-                state: &self.state,
-                report: &report,
-            },
-        );
-        Ok(better)
-    }
-
-    fn checkpoint(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<PathBuf> {
-        let place = self.save.place(self.state.global_step);
-        if self.state.best_global_step == Some(self.state.global_step) {
-            self.state.best_model_checkpoint = Some(place.display().to_string());
-        }
-        self.worker.whole()?;
-        let moments = self.worker.moments()?;
-        self.save
-            .save_checkpoint(&self.worker.stepper, &moments, &mut self.state)?;
-        drop(moments);
-        tell(callbacks, &TrainEvent::Saved(&place));
-        if let Some(limit) = self.config.training.save_total_limit {
-            let best = self.config.training.load_best_model_at_end;
-            let best = self
-                .state
-                .best_model_checkpoint
-                .as_ref()
-                .filter(|_| best)
-                .map(Path::new);
-            checkpoint::rotate(&self.save.output_dir, limit, best)?;
-        }
-        Ok(place)
-    }
-
-    fn finish(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<PathBuf> {
-        self.worker.whole()?;
-        if self.config.training.load_best_model_at_end
-            && let Some(best) = &self.state.best_model_checkpoint
-        {
-            checkpoint::load(&mut self.worker.stepper, Path::new(best), None)?;
-        }
-        self.save.save_final(&self.worker.stepper, &self.state)?;
-        tell(callbacks, &TrainEvent::Saved(&self.save.output_dir));
-        Ok(self.save.output_dir.clone())
     }
 }
 
@@ -521,15 +358,6 @@ fn reading(config: &CheckedConfig, limit: usize, notes: &mut Vec<Issue>) -> Read
         }
     }
     Reading::Texts(lengths)
-}
-
-/// Tells every callback; true if one of them says stop.
-fn tell(callbacks: &mut [&mut dyn Callback], event: &TrainEvent<'_>) -> bool {
-    let mut stop = false;
-    for callback in callbacks {
-        stop |= callback.on_event(event) == Control::Stop;
-    }
-    stop
 }
 
 /// Refuses to mix a new run into the files of an old one.

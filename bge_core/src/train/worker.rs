@@ -21,7 +21,7 @@ pub(super) struct Worker {
 /// What rank 0 tells the others to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// The run is over.
+    /// The run is at its end.
     End = 0,
     /// An optimizer step.
     Step = 1,
@@ -31,6 +31,8 @@ pub(super) enum Order {
     Moments = 3,
     /// Ranks on GPUs find out how they reach each other.
     Meet = 4,
+    /// The run was stopped before its end.
+    Stop = 5,
 }
 
 impl Order {
@@ -41,6 +43,7 @@ impl Order {
             2 => Ok(Self::Weights),
             3 => Ok(Self::Moments),
             4 => Ok(Self::Meet),
+            5 => Ok(Self::Stop),
             other => bail!(Internal, "rank 0 gave the unknown order {other}"),
         }
     }
@@ -52,11 +55,12 @@ impl Worker {
         self.stepper.ranks().order(order as u32).map(drop)
     }
 
-    /// Does what rank 0 says until it says that the run is over.
-    pub(super) fn follow(&mut self) -> Result<()> {
+    /// Does what rank 0 says until it says that the run is over; true if it was stopped before its end.
+    pub(super) fn follow(&mut self) -> Result<bool> {
         loop {
             match Order::from_word(self.stepper.ranks().order(0)?)? {
-                Order::End => return Ok(()),
+                Order::End => return Ok(false),
+                Order::Stop => return Ok(true),
                 Order::Step => self.step().map(drop)?,
                 Order::Weights => self.stepper.gather()?,
                 Order::Moments => self.stepper.moments().map(drop)?,

@@ -4,6 +4,7 @@ use super::kinds::{Kind, moments, own_weights, possible};
 use super::*;
 use crate::distributed::Solo;
 use crate::error::{Error, ErrorKind};
+use crate::train::LossScale;
 
 /// Steps of two ranks against those of one, which are close, and the weights of the two, which are equal.
 fn compare(kind: Kind, arguments: &TrainingArguments, storage: Storage, tolerance: f64) {
@@ -154,7 +155,7 @@ fn any_number_of_gpus_goes_on_from_any_other() {
             for (id, ((_, floats), (_, value, _))) in weights.iter().zip(params.iter()).enumerate() {
                 stepper.set_weight(id, value, floats)?;
             }
-            stepper.resume(1).load_state(moments.clone(), &counts)?;
+            stepper.resume(1, 1).load_state(moments.clone(), &counts)?;
             kind.steps(stepper, line, 1..3)
         });
         for (want, got) in whole.iter().zip(&rest.unwrap()[0]) {
@@ -198,9 +199,37 @@ fn every_rank_lowers_the_scale_when_one_overflows() {
     };
     let reports = kind.world(2, &arguments, Storage::F16, |stepper, line| {
         let reports = kind.steps(stepper, line, 0..2)?;
-        Ok((reports, stepper.loss_scale(), own_weights(stepper)))
+        let scale = stepper.loss_scale().unwrap().scale;
+        Ok((reports, scale, own_weights(stepper)))
     });
     let reports = reports.unwrap();
     assert_eq!(reports[0], reports[1]);
     assert!(reports[0].1 < 65536.0, "the scale is {}", reports[0].1);
+}
+
+#[test]
+fn a_scale_goes_on_from_a_checkpoint_and_rises_again_from_the_lowest() {
+    let kind = Kind::Taught;
+    let lowest = LossScale {
+        scale: 1.0,
+        good_steps: 1998,
+    };
+    let scales = |storage| {
+        let left = kind.world(1, &kind.arguments(), storage, |stepper, line| {
+            stepper.set_loss_scale(Some(lowest));
+            kind.steps(stepper, line, 0..1)?;
+            let first = stepper.loss_scale();
+            kind.steps(stepper, line, 1..2)?;
+            Ok([first, stepper.loss_scale()])
+        });
+        left.unwrap()[0]
+    };
+    if possible(Storage::F16) {
+        let [first, second] = scales(Storage::F16).map(|scale| scale.unwrap());
+        assert_eq!((first.scale, first.good_steps), (1.0, 1999));
+        assert_eq!((second.scale, second.good_steps), (2.0, 0));
+    }
+    if possible(Storage::Bf16) {
+        assert_eq!(scales(Storage::Bf16), [None, None]);
+    }
 }
