@@ -8,7 +8,7 @@ arguments! {
         ["model"]
         /// The model to start from: a folder, or a name on the Hugging Face hub.
         model_name_or_path: String = String::new(), required;
-        /// The folder or name of the model's config, if it is not the model's own.
+        /// FlagEmbedding's flag for another config. The model's own is always read, so it has no effect.
         config_name: Option<String> = None;
         /// The folder or name of the tokenizer, if it is not the model's own.
         tokenizer_name: Option<String> = None;

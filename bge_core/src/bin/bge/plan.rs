@@ -41,7 +41,7 @@ impl Request {
         counter: MakeCounter<'_>,
     ) -> Result<Plan, Issue> {
         let name = &settings.model.model_name_or_path;
-        let shape = shape(name, settings.model.config_name.as_deref())?;
+        let shape = shape(name)?;
         // A checked configuration also has what a DeepSpeed file says.
         let checked = settings.clone().check_for(module).ok();
         let settings = checked.as_deref().unwrap_or(settings);
@@ -125,9 +125,8 @@ fn number<T: std::str::FromStr>(
 }
 
 /// The sizes of the model: of its folder, or of a BGE model by name. Nothing is fetched.
-fn shape(name: &str, config_name: Option<&str>) -> Result<ModelShape, Issue> {
-    let folder = Path::new(config_name.unwrap_or(name));
-    let file = folder.join("config.json");
+fn shape(name: &str) -> Result<ModelShape, Issue> {
+    let file = Path::new(name).join("config.json");
     if !name.is_empty() && file.is_file() {
         let text = std::fs::read_to_string(&file)
             .map_err(|error| problem(format!("cannot read the model's config.json: {error}")))?;
