@@ -108,6 +108,7 @@ fn matryoshka_needs_its_lengths() {
     refused("--use_mrl", "mrl_dims", "config.required");
     refused("--use_mrl --mrl_dims 64 0", "mrl_dims", "config.range");
     warned("--mrl_dims 64", "mrl_dims");
+    warned("--config_name elsewhere", "config_name");
     check("--use_mrl --mrl_dims 64 128").unwrap();
 }
 
