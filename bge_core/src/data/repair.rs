@@ -18,9 +18,23 @@ use crate::issue::Severity;
 const FIRST: usize = 10;
 
 /// What a repair does beyond the rows themselves.
+/// The columns that make a row; two rows with all of them the same are one said twice.
+const WHAT_TRAINS: [&str; 10] = [
+    "query",
+    "pos",
+    "neg",
+    "pos_scores",
+    "neg_scores",
+    "prompt",
+    "query_prompt",
+    "passage_prompt",
+    "type",
+    "category",
+];
+
 #[derive(Clone, Copy, Debug)]
 pub struct RepairOptions {
-    /// Drop rows whose query and positives an earlier row has too.
+    /// Drop rows that say no more than an earlier one: the same texts, scores, prompts and type.
     pub drop_repeated_rows: bool,
     /// Put rows without negatives into the quarantine; for data where the other rows have some.
     pub require_negatives: bool,
@@ -179,19 +193,15 @@ impl Bench {
             Err(reason) => return self.set_aside(line.number, &reason, line.bytes, out),
         };
         if self.options.drop_repeated_rows && !self.seen.is_full() {
-            let said = json!([
-                row.get("query"),
-                row.get("pos"),
-                row.get("type"),
-                row.get("prompt")
-            ]);
+            let says_something = |value: &&Value| value.as_array().is_none_or(|list| !list.is_empty());
+            let said = json!(WHAT_TRAINS.map(|key| row.get(key).filter(says_something)));
             if self
                 .seen
                 .see(fingerprint(said.to_string().as_bytes()), ())
                 .is_some()
             {
                 self.report.repeated += 1;
-                let message = "the row was dropped: an earlier one has its query and positives";
+                let message = "the row was dropped: an earlier one says the same";
                 self.note(codes::REPAIR_REPEATED, Severity::Info, line.number, message);
                 return;
             }
@@ -416,7 +426,7 @@ mod tests {
     const BAD: &str = concat!(
         "\u{feff}{\"query\":\"good\",  \"pos\":[\"p\"],\"neg\":[\"n\"], \"id\": 7}\r\n",
         "{\"query\":\"q\",\"pos\":\"one\",\"neg\":[\"one\",\"n\",\"n\",\"\",null,\"q\"],\"neg_scores\":[1,2,3,4,5,6],\"pos_scores\":[9]}\n",
-        "\n{\"query\":\"good\",\"pos\":[\"p\"],\"neg\":[\"other\"]}\n",
+        "\n{\"query\":\"good\",\"neg\":[\"n\"],\"pos\":[\"p\"]}\n",
         "{\"query\":\"s\",\"pos\":[\"p\",\"r\"],\"neg\":[\"n\"],\"pos_scores\":[1],\"neg_scores\":[1]}\n",
         "{\"query\":\" \",\"pos\":[\"p\"]}\n{\"query\":\"x\",\"pos\":[\"\"]}\n[1]\nnonsense\n{\"query\":\"y\",\"pos\":[\"p\"],\"query\":\"z\"}\n",
         "{\"query\":\"t\",\"pos\":[\"p\"],\"neg\":[\"n\"],\"batch_size\":0.5,\"prompt\":3}",
@@ -486,6 +496,26 @@ mod tests {
     fn repaired_data_validates_without_errors() {
         let options = RepairOptions {
             require_negatives: true,
+    #[test]
+    fn rows_that_differ_in_anything_that_trains_are_all_kept() {
+        let rows = [
+            r#"{"query":"q","pos":["p"],"neg":["n1"]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n2"]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"pos_scores":[1],"neg_scores":[0]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"query_prompt":"ask: "}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"type":"symmetric_sts"}"#,
+            r#"{"query":"q","pos":["p"],"neg":[]}"#,
+        ];
+        let again = [
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"id":7}"#,
+            r#"{"query":"q","pos":["p"]}"#,
+        ];
+        let text = [rows.join("\n"), again.join("\n")].join("\n");
+        let (out, report) = repair(&text, RepairOptions::default(), usize::MAX);
+        assert_eq!(String::from_utf8(out.cleaned).unwrap(), rows.join("\n") + "\n");
+        assert_eq!((report.kept, report.repeated), (6, 2));
+    }
+
             ..RepairOptions::default()
         };
         for text in [
