@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::codes;
@@ -17,7 +18,6 @@ use crate::issue::Severity;
 /// Findings of each kind that are kept with their places.
 const FIRST: usize = 10;
 
-/// What a repair does beyond the rows themselves.
 /// The columns that make a row; two rows with all of them the same are one said twice.
 const WHAT_TRAINS: [&str; 10] = [
     "query",
@@ -32,6 +32,7 @@ const WHAT_TRAINS: [&str; 10] = [
     "category",
 ];
 
+/// What a repair does beyond the rows themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct RepairOptions {
     /// Drop rows that say no more than an earlier one: the same texts, scores, prompts and type.
@@ -215,8 +216,7 @@ impl Bench {
                 *self.report.fixes.entry(code).or_default() += 1;
                 self.note(code, Severity::Info, line.number, done_about(code));
             }
-            out.cleaned
-                .extend_from_slice(Value::Object(row).to_string().as_bytes());
+            write(&row, line.bytes, &mut out.cleaned);
         }
         out.cleaned.push(b'\n');
     }
@@ -245,10 +245,26 @@ fn done_about(code: &str) -> &'static str {
         codes::POS_REPEATED => "positives that occur twice were kept once",
         codes::NEG_REPEATED => "negatives that occur twice were kept once",
         codes::SCORES_MISCOUNTED => "scores were removed, as they do not belong to the texts one to one",
+        codes::SCORE_NOT_FINITE => "scores were removed, as one is too large for 32 bits",
         codes::BATCH_SIZE => "`batch_size` was removed, as it is no count",
         codes::GROUP_SIZE => "`train_group_size` was removed, as it is no count",
         _ => "values of a wrong type were put right or removed",
     }
+}
+
+/// Writes a row on one line. What stays as it is keeps its bytes: a number of another's column may have more digits than an `f64`.
+fn write(row: &Map<String, Value>, bytes: &[u8], out: &mut Vec<u8>) {
+    let written: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).unwrap_or_default();
+    for (at, (key, value)) in row.iter().enumerate() {
+        let as_it_was = written
+            .get(key)
+            .map(|raw| raw.get())
+            .filter(|raw| !raw.contains('\n') && serde_json::from_str::<Value>(raw).is_ok_and(|raw| raw == *value));
+        let value = as_it_was.map_or_else(|| value.to_string(), str::to_owned);
+        out.push(if at == 0 { b'{' } else { b',' });
+        out.extend_from_slice(format!("{}:{value}", json!(key)).as_bytes());
+    }
+    out.push(b'}');
 }
 
 /// Writes a row that could not be used, with its place and the reason.
@@ -288,21 +304,21 @@ fn mend(bytes: &[u8], require_negatives: bool) -> Result<(Map<String, Value>, Fi
     if require_negatives && count(&row, "neg") == 0 {
         return Err("`neg` is empty, but other rows have negatives".into());
     }
-    let scored = |texts, scores: &str| match row.get(scores) {
-        None | Some(Value::Null) => true,
-        Some(Value::Array(values)) => {
-            values.len() == count(&row, texts)
-                && values
-                    .iter()
-                    .all(|value| value.as_f64().is_some_and(f64::is_finite))
+    let finite = |value: &Value| value.as_f64().is_some_and(|score| (score as f32).is_finite());
+    let problem = |texts, scores: &str| match row.get(scores) {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(values))
+            if values.len() == count(&row, texts) && values.iter().all(Value::is_number) =>
+        {
+            (!values.iter().all(finite)).then_some(codes::SCORE_NOT_FINITE)
         }
-        Some(_) => false,
+        Some(_) => Some(codes::SCORES_MISCOUNTED),
     };
-    if !(scored("pos", "pos_scores") && scored("neg", "neg_scores")) {
+    if let Some(code) = problem("pos", "pos_scores").or_else(|| problem("neg", "neg_scores")) {
         // Scores that belong to no text would teach the wrong thing; without them the row trains as any other.
         row.shift_remove("pos_scores");
         row.shift_remove("neg_scores");
-        fixes.insert(codes::SCORES_MISCOUNTED);
+        fixes.insert(code);
     }
     for key in ["prompt", "query_prompt", "passage_prompt", "type", "category"] {
         if row
@@ -481,22 +497,6 @@ mod tests {
     }
 
     #[test]
-    fn chunk_borders_do_not_matter_and_a_second_repair_finds_nothing() {
-        let whole = repair(BAD, RepairOptions::default(), usize::MAX);
-        for chunk in [1, 2, 3, 7, 64] {
-            assert_eq!(repair(BAD, RepairOptions::default(), chunk), whole);
-        }
-        let text = String::from_utf8(whole.0.cleaned.clone()).unwrap();
-        let (again, report) = repair(&text, RepairOptions::default(), usize::MAX);
-        assert_eq!(again.cleaned, whole.0.cleaned);
-        assert_eq!((report.mended, report.quarantined, report.repeated), (0, 0, 0));
-    }
-
-    #[test]
-    fn repaired_data_validates_without_errors() {
-        let options = RepairOptions {
-            require_negatives: true,
-    #[test]
     fn rows_that_differ_in_anything_that_trains_are_all_kept() {
         let rows = [
             r#"{"query":"q","pos":["p"],"neg":["n1"]}"#,
@@ -516,6 +516,40 @@ mod tests {
         assert_eq!((report.kept, report.repeated), (6, 2));
     }
 
+    #[test]
+    fn a_score_too_large_for_32_bits_is_removed() {
+        let text = r#"{"query":"q","pos":["p"],"neg":["n"],"pos_scores":[1e39],"neg_scores":[1]}"#;
+        let (out, report) = repair(text, RepairOptions::default(), usize::MAX);
+        assert_eq!(out.cleaned, b"{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"n\"]}\n");
+        assert_eq!(report.fixes, BTreeMap::from([(codes::SCORE_NOT_FINITE, 1)]));
+    }
+
+    #[test]
+    fn a_mended_row_keeps_its_other_columns_as_they_are_written() {
+        let text = "[{\"id\": 123456789012345678901234567890, \"query\": \"q\\u0041\", \"pos\": [\"p\", \"\"], \"more\": {\n}}]";
+        let (out, _) = repair(text, RepairOptions::default(), usize::MAX);
+        assert_eq!(
+            String::from_utf8(out.cleaned).unwrap(),
+            "{\"id\":123456789012345678901234567890,\"query\":\"q\\u0041\",\"pos\":[\"p\"],\"more\":{}}\n"
+        );
+    }
+
+    #[test]
+    fn chunk_borders_do_not_matter_and_a_second_repair_finds_nothing() {
+        let whole = repair(BAD, RepairOptions::default(), usize::MAX);
+        for chunk in [1, 2, 3, 7, 64] {
+            assert_eq!(repair(BAD, RepairOptions::default(), chunk), whole);
+        }
+        let text = String::from_utf8(whole.0.cleaned.clone()).unwrap();
+        let (again, report) = repair(&text, RepairOptions::default(), usize::MAX);
+        assert_eq!(again.cleaned, whole.0.cleaned);
+        assert_eq!((report.mended, report.quarantined, report.repeated), (0, 0, 0));
+    }
+
+    #[test]
+    fn repaired_data_validates_without_errors() {
+        let options = RepairOptions {
+            require_negatives: true,
             ..RepairOptions::default()
         };
         for text in [
