@@ -132,3 +132,5 @@ pub const CONVERT_GROUPS_BOUNDED: &str = "convert.groups_bounded";
 pub const REPAIR_QUARANTINED: &str = "repair.quarantined";
 /// A row that a repair dropped because an earlier one says the same.
 pub const REPAIR_REPEATED: &str = "repair.repeated_row";
+/// Pairs with scores, which are positives whatever their scores.
+pub const CONVERT_PAIR_SCORES: &str = "convert.pair_scores";

@@ -256,10 +256,9 @@ fn done_about(code: &str) -> &'static str {
 fn write(row: &Map<String, Value>, bytes: &[u8], out: &mut Vec<u8>) {
     let written: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).unwrap_or_default();
     for (at, (key, value)) in row.iter().enumerate() {
-        let as_it_was = written
-            .get(key)
-            .map(|raw| raw.get())
-            .filter(|raw| !raw.contains('\n') && serde_json::from_str::<Value>(raw).is_ok_and(|raw| raw == *value));
+        let as_it_was = written.get(key).map(|raw| raw.get()).filter(|raw| {
+            !raw.contains('\n') && serde_json::from_str::<Value>(raw).is_ok_and(|raw| raw == *value)
+        });
         let value = as_it_was.map_or_else(|| value.to_string(), str::to_owned);
         out.push(if at == 0 { b'{' } else { b',' });
         out.extend_from_slice(format!("{}:{value}", json!(key)).as_bytes());
@@ -520,7 +519,10 @@ mod tests {
     fn a_score_too_large_for_32_bits_is_removed() {
         let text = r#"{"query":"q","pos":["p"],"neg":["n"],"pos_scores":[1e39],"neg_scores":[1]}"#;
         let (out, report) = repair(text, RepairOptions::default(), usize::MAX);
-        assert_eq!(out.cleaned, b"{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"n\"]}\n");
+        assert_eq!(
+            out.cleaned,
+            b"{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"n\"]}\n"
+        );
         assert_eq!(report.fixes, BTreeMap::from([(codes::SCORE_NOT_FINITE, 1)]));
     }
 

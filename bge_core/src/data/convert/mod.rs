@@ -267,6 +267,7 @@ impl Converter {
                 lines.finish(|found| take(found, role, options, beir, sink, out));
             }
         }
+        sink.end_file();
     }
 }
 

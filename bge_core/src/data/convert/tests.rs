@@ -283,6 +283,48 @@ fn pairs_triplets_and_tuples_of_sentence_transformers() {
 }
 
 #[test]
+fn a_label_that_is_a_class_is_set_aside_and_one_between_0_and_1_is_a_score() {
+    let table = "sentence1,sentence2,label\na,b,0\nc,d,1.0\ne,f,2\ng,h,-1\ni,j,0.25\n";
+    let (rows, aside, report) = convert("nli.csv", table, false);
+    assert_eq!(
+        rows,
+        [
+            json!({"query": "c", "pos": ["d"], "neg": []}),
+            json!({"query": "i", "pos": ["j"], "neg": [], "pos_scores": [0.25], "neg_scores": []}),
+        ]
+    );
+    let places: Vec<u64> = aside.iter().map(|row| row["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 4, 5]);
+    let reason = aside[1]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the label 2 ") && reason.contains("entailment to 1"),
+        "{reason}"
+    );
+    assert_eq!(report.quarantined, 3);
+}
+
+#[test]
+fn pairs_with_scores_are_said_to_be_positives_once_for_each_file() {
+    let (first, second) = (
+        "sentence1,sentence2,score\na,b,5\nc,d,0.0\n",
+        "[\"e\", \"f\", 0.5]\n",
+    );
+    let files = [("a.csv", first.as_bytes()), ("b.jsonl", second.as_bytes())];
+    let (rows, _, report) = convert_by(&files, &ConvertOptions::default(), 7);
+    assert_eq!((rows.len(), total(&report, "convert.pair_scores")), (3, 2));
+    let message = message(&report, "convert.pair_scores");
+    assert!(
+        message.starts_with("a.csv:2: ") && message.contains("2 pairs with scores from 0 to 5"),
+        "{message}"
+    );
+    let whole = r#"{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1], "neg_scores": [0]}"#;
+    assert_eq!(
+        total(&convert("c.jsonl", whole, false).2, "convert.pair_scores"),
+        0
+    );
+}
+
+#[test]
 fn rows_of_a_query_are_joined_where_that_is_wanted() {
     let text = "anchor,positive,negative,label\na,p1,n1,\nb,p,,\na,p2,p1,\na,p3,,0\nc,p,,0\n";
     let (rows, aside, report) = convert("f.csv", text, true);
