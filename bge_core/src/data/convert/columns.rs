@@ -18,8 +18,8 @@ pub(super) enum Column {
     Texts,
     /// A list of a query and positives.
     Set,
-    /// A column that training rows have, too.
-    Kept,
+    /// A text that training rows have, too, under this name.
+    Kept(&'static str),
     Unused,
 }
 
@@ -94,7 +94,11 @@ fn known(name: &str) -> Column {
         "label" | "labels" => Column::Label,
         "texts" => Column::Texts,
         "set" => Column::Set,
-        "prompt" | "type" | "category" => Column::Kept,
+        "prompt" => Column::Kept("prompt"),
+        "query_prompt" => Column::Kept("query_prompt"),
+        "passage_prompt" => Column::Kept("passage_prompt"),
+        "type" => Column::Kept("type"),
+        "category" => Column::Kept("category"),
         _ => Column::Unused,
     }
 }
@@ -145,6 +149,16 @@ pub(super) fn said(text: &str) -> Option<String> {
 }
 
 impl Cells {
+    /// Keeps a text of a column that training rows have, too.
+    pub(super) fn keep(&mut self, name: &str, text: String) -> Result<(), String> {
+        match self.kept.insert(name.to_owned(), Value::String(text)) {
+            None => Ok(()),
+            Some(_) => Err(format!(
+                "two columns are the row's `{name}`; rename or remove one of them"
+            )),
+        }
+    }
+
     /// The row, or why it is none.
     pub(super) fn row(mut self) -> Result<Row, String> {
         if self.queries.len() > 1 {

@@ -84,10 +84,9 @@ impl Sink {
     }
 
     /// Says once of each column that there is no use for it; of the first hundred of them.
-    pub(super) fn unused_column(&mut self, place: &Place, name: &str) {
+    pub(super) fn unused_column(&mut self, place: &Place, name: &str, message: &str) {
         if self.unused.len() < 100 && self.unused.insert(name.to_owned()) {
             let name = shorten(name, 60);
-            let message = "the column is not used";
             self.note(
                 codes::CONVERT_COLUMN_UNUSED,
                 Severity::Info,
@@ -206,7 +205,7 @@ impl Sink {
             let reason = if self.group {
                 "no row of this query has a positive"
             } else {
-                "it has no positive: its text is empty, or its label is 0; where the rows of a query are joined (`group`), \
+                "it has no positive: its text or list is empty, or its label is 0; where the rows of a query are joined (`group`), \
                  negatives go to one that has"
             };
             let mut text = Vec::new();

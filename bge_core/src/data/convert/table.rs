@@ -2,7 +2,6 @@
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use memchr::memchr_iter;
-use serde_json::Value;
 
 use super::columns::{Cells, Column, ColumnNames, KNOWN, Row, said};
 use super::sink::Sink;
@@ -253,7 +252,7 @@ impl Table {
                     .iter()
                     .filter(|(column, _)| matches!(column, Column::Unused | Column::Texts | Column::Set));
                 for (_, name) in unused {
-                    sink.unused_column(&place, name);
+                    sink.unused_column(&place, name, "the column is not used");
                 }
                 self.columns = Some(columns);
             }
@@ -292,12 +291,8 @@ impl Table {
                     cells.scores.extend(score()?);
                     cells.is_label = *column == Column::Label;
                 }
-                Column::Kept if !cell.is_empty() => {
-                    cells
-                        .kept
-                        .insert(name.trim().to_ascii_lowercase(), Value::String(cell.to_owned()));
-                }
-                Column::Kept | Column::Texts | Column::Set | Column::Unused => {}
+                Column::Kept(key) if !cell.is_empty() => cells.keep(key, cell.to_owned())?,
+                Column::Kept(_) | Column::Texts | Column::Set | Column::Unused => {}
             }
         }
         // A table has as many columns as its richest row: empty cells at the end are no negatives.

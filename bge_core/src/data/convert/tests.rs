@@ -343,6 +343,41 @@ fn rows_of_a_query_are_joined_where_that_is_wanted() {
         (&aside[0]["line"], &aside[0]["file"]),
         (&json!(6), &json!("f.csv"))
     );
+#[test]
+fn columns_of_training_rows_are_kept_under_their_own_names_where_they_are_texts() {
+    let lines = [
+        r#"{"anchor": "a", "positive": "p", "category": 3}"#,
+        r#"{"anchor": "b", "positive": "p", "Prompt": "say", "query_prompt": "ask", "passage_prompt": "read"}"#,
+        r#"{"anchor": "c", "positive": "p", "type": "x", "Type": "y"}"#,
+    ];
+    let (rows, aside, report) = convert("f.jsonl", &lines.join("\n"), false);
+    let prompts = json!({"query": "b", "pos": ["p"], "neg": [], "prompt": "say", "query_prompt": "ask", "passage_prompt": "read"});
+    assert_eq!(rows, [json!({"query": "a", "pos": ["p"], "neg": []}), prompts]);
+    assert!(message(&report, "convert.column_unused").contains("the column is not used, as it holds"));
+    assert_eq!(
+        aside[0]["reason"],
+        "two columns are the row's `type`; rename or remove one of them"
+    );
+    let (rows, _, report) = convert("f.csv", "anchor,positive,Query Prompt\na,p,ask\n", false);
+    assert_eq!(rows[0]["query_prompt"], "ask");
+    assert_eq!(total(&report, "convert.column_unused"), 0);
+}
+
+#[test]
+fn a_row_whose_positives_are_an_empty_list_has_a_place_for_them() {
+    let text = "{\"query\": \"q\", \"pos\": [], \"neg\": [\"n\"]}\n{\"query\": \"q\", \"pos\": [\"p\"]}\n{\"query\": \"r\", \"pos\": []}\n";
+    let (rows, aside, _) = convert("f.jsonl", text, false);
+    assert_eq!((rows.len(), aside.len()), (1, 2));
+    let reason = aside[0]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("it has no positive: its text or list is empty"),
+        "{reason}"
+    );
+    assert_eq!(aside[1]["reason"], "it has no positive with text");
+    let joined = [json!({"query": "q", "pos": ["p"], "neg": ["n"]})];
+    assert_eq!(convert("f.jsonl", text, true).0, joined);
+}
+
     assert_eq!(total(&report, "convert.no_positive"), 1);
     // Scores of some rows only are no scores of the joined one.
     let partly = "query,pos,score\na,p1,0.5\na,p2,\n";
