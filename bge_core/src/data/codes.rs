@@ -120,7 +120,7 @@ pub const CONVERT_NO_POSITIVE: &str = "convert.no_positive";
 pub const CONVERT_SCORE_UNUSED: &str = "convert.score_unused";
 /// A judged query without a text.
 pub const CONVERT_UNKNOWN_QUERY: &str = "convert.unknown_query";
-/// A judged document that is not in the corpus.
+/// A judged document that is not in the corpus, or has no text there.
 pub const CONVERT_UNKNOWN_DOCUMENT: &str = "convert.unknown_document";
 /// An id that names two texts.
 pub const CONVERT_REPEATED_ID: &str = "convert.repeated_id";

@@ -93,6 +93,25 @@ fn a_beir_folder_becomes_one_row_for_each_query_and_what_is_missing_is_counted()
 }
 
 #[test]
+fn a_judged_document_without_a_text_is_set_aside_and_a_header_may_be_quoted() {
+    let qrels = "\"query-id\"\t\"corpus-id\"\t\"score\"\nq1\td1\t1\nq1\td4\t1\nq2\td4\t1\n";
+    let corpus = [CORPUS, "{\"_id\":\"d4\",\"title\":\"\",\"text\":\" \"}\n"].concat();
+    let corpus = corpus.replace("{\"_id\":\"d4\",\"text\":\"not judged\"}\n", "");
+    let [_, queries, _] = beir();
+    let files = [
+        ("b/qrels/train.tsv", qrels.as_bytes()),
+        queries,
+        ("b/corpus.jsonl", corpus.as_bytes()),
+    ];
+    let (rows, aside, report) = convert_by(&files, &ConvertOptions::default(), 1 << 20);
+    assert_eq!(rows, [json!({"query": "one", "pos": ["T first"], "neg": []})]);
+    let said: Vec<_> = aside.iter().map(|row| (&row["line"], &row["reason"])).collect();
+    let reason = json!("the document `d4` has no text");
+    assert_eq!(said[1..], [(&json!(3), &reason), (&json!(4), &reason)]);
+    assert_eq!((report.rows, report.written, report.merged), (4, 1, 0));
+}
+
+#[test]
 fn what_a_beir_folder_becomes_is_ready_to_train_on() {
     let lines = |what: &str, many: usize| -> String {
         let line = |at: usize| format!("{{\"_id\":\"{what}{at}\",\"text\":\"the {what} number {at}\"}}\n");
@@ -325,25 +344,6 @@ fn pairs_with_scores_are_said_to_be_positives_once_for_each_file() {
 }
 
 #[test]
-fn rows_of_a_query_are_joined_where_that_is_wanted() {
-    let text = "anchor,positive,negative,label\na,p1,n1,\nb,p,,\na,p2,p1,\na,p3,,0\nc,p,,0\n";
-    let (rows, aside, report) = convert("f.csv", text, true);
-    assert_eq!(
-        rows,
-        [
-            json!({"query": "a", "pos": ["p1", "p2"], "neg": ["n1", "p3"]}),
-            json!({"query": "b", "pos": ["p"], "neg": []}),
-        ]
-    );
-    assert_eq!(
-        (report.rows, report.merged, report.written, report.quarantined),
-        (5, 2, 2, 1)
-    );
-    assert_eq!(
-        (&aside[0]["line"], &aside[0]["file"]),
-        (&json!(6), &json!("f.csv"))
-    );
-#[test]
 fn columns_of_training_rows_are_kept_under_their_own_names_where_they_are_texts() {
     let lines = [
         r#"{"anchor": "a", "positive": "p", "category": 3}"#,
@@ -378,6 +378,25 @@ fn a_row_whose_positives_are_an_empty_list_has_a_place_for_them() {
     assert_eq!(convert("f.jsonl", text, true).0, joined);
 }
 
+#[test]
+fn rows_of_a_query_are_joined_where_that_is_wanted() {
+    let text = "anchor,positive,negative,label\na,p1,n1,\nb,p,,\na,p2,p1,\na,p3,,0\nc,p,,0\n";
+    let (rows, aside, report) = convert("f.csv", text, true);
+    assert_eq!(
+        rows,
+        [
+            json!({"query": "a", "pos": ["p1", "p2"], "neg": ["n1", "p3"]}),
+            json!({"query": "b", "pos": ["p"], "neg": []}),
+        ]
+    );
+    assert_eq!(
+        (report.rows, report.merged, report.written, report.quarantined),
+        (5, 2, 2, 1)
+    );
+    assert_eq!(
+        (&aside[0]["line"], &aside[0]["file"]),
+        (&json!(6), &json!("f.csv"))
+    );
     assert_eq!(total(&report, "convert.no_positive"), 1);
     // Scores of some rows only are no scores of the joined one.
     let partly = "query,pos,score\na,p1,0.5\na,p2,\n";
