@@ -134,3 +134,7 @@ pub const REPAIR_QUARANTINED: &str = "repair.quarantined";
 pub const REPAIR_REPEATED: &str = "repair.repeated_row";
 /// Pairs with scores, which are positives whatever their scores.
 pub const CONVERT_PAIR_SCORES: &str = "convert.pair_scores";
+/// Quotes in a table that may not be meant to enclose cells.
+pub const CONVERT_QUOTES: &str = "convert.quotes";
+/// A cell that looks like a list as Python prints it.
+pub const CONVERT_LIST: &str = "convert.list";

@@ -193,6 +193,44 @@ fn a_table_is_read_by_its_header_with_quotes_and_line_breaks() {
 }
 
 #[test]
+fn quotes_that_may_be_characters_are_doubted_with_their_line() {
+    let tabs =
+        "query\tpos\nq0\tp0\nq1\t\"opened only\nq2\tp2\nq3\tend\" tail\n\"a \"\"b\"\"\"\tc\nq\t5\" disk\n";
+    let (rows, _, report) = convert("f.tsv", tabs, false);
+    assert_eq!((rows.len(), total(&report, "convert.quotes")), (4, 1));
+    let first = message(&report, "convert.quotes");
+    assert!(
+        first.starts_with("f.tsv:3: ") && first.contains("`quotes` off"),
+        "{first}"
+    );
+    let commas = "query,pos\n\"q\"x,p\n\"two\nlines\",\"p\"\r\n";
+    let (_, _, report) = convert("f.csv", commas, false);
+    assert_eq!(total(&report, "convert.quotes"), 1);
+    assert!(message(&report, "convert.quotes").contains("text follows a closing quote"));
+    let options = ConvertOptions {
+        quotes: false,
+        ..ConvertOptions::default()
+    };
+    let (_, _, report) = convert_by(&[("f.tsv", tabs.as_bytes())], &options, 5);
+    assert_eq!(total(&report, "convert.quotes"), 0);
+}
+
+#[test]
+fn a_cell_with_a_json_list_gives_its_elements_and_one_that_python_printed_is_doubted() {
+    let table = "query;pos;neg;pos_scores;neg_scores\na;\"[\"\"p1\"\", \"\"p2\"\"]\";[];[2, 1];[]\nb;['p1', 'p2'];[1] says so;0.5;1\n";
+    let (rows, _, report) = convert("f.csv", table, false);
+    assert_eq!(
+        rows,
+        [
+            json!({"query": "a", "pos": ["p1", "p2"], "neg": [], "pos_scores": [2, 1], "neg_scores": []}),
+            json!({"query": "b", "pos": ["['p1', 'p2']"], "neg": ["[1] says so"], "pos_scores": [0.5], "neg_scores": [1]}),
+        ]
+    );
+    assert_eq!(total(&report, "convert.list"), 1);
+    assert!(message(&report, "convert.list").starts_with("f.csv:3: "));
+}
+
+#[test]
 fn tabs_semicolons_and_names_of_ones_own() {
     for (delimiter, name) in [('\t', "f.tsv"), (';', "f.csv"), ('|', "f.csv")] {
         let text =
