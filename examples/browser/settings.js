@@ -32,6 +32,22 @@ const PRESETS = {
 
 const FILES = { flags: "finetune.sh", toml: "settings.toml", json: "settings.json", flagembedding: "finetune-flagembedding.sh", deepspeed: "ds_config.json" };
 
+/** What pasted text is; a command may begin with variables of its environment, and any text but JSON with comments. */
+function formatOf(text) {
+  const said = text.replace(/^\s*#.*$/gm, "");
+  if (/^\s*\{/.test(said)) return "json";
+  return /^\s*(\[|[\w.]+\s*=)/.test(said) && !/(^|\s)--\w/.test(said) ? "toml" : "flags";
+}
+
+/** A list in one line; an element with white space stands in quotes. */
+const joinWords = (words) => words.map(String).map((word) => {
+  const quote = word.includes('"') ? "'" : '"';
+  return /^$|^["']|\s/.test(word) ? quote + word + quote : word;
+}).join(" ");
+
+/** The elements of such a line. */
+const splitWords = (line) => [...line.matchAll(/"([^"]*)"|'([^']*)'|\S+/g)].map(([all, double, single]) => double ?? single ?? all);
+
 export class Settings {
   module = "encoder_only.base";
   changed = {};
@@ -118,7 +134,7 @@ export class Settings {
       input = el("select", common, words.map((word) => el("option", { value: JSON.stringify(word) }, word === null ? "not set" : word === true ? "yes" : word === false ? "no" : word)));
       input.value = JSON.stringify(value);
     } else {
-      const shown = Array.isArray(value) ? value.join(" ") : value && typeof value === "object" ? JSON.stringify(value) : (value ?? "");
+      const shown = Array.isArray(value) ? joinWords(value) : value && typeof value === "object" ? JSON.stringify(value) : (value ?? "");
       input = el("input", { ...common, type: "text", inputmode: types.includes("integer") || types.includes("number") ? "decimal" : "text", placeholder: types.includes("null") ? "not set" : "" });
       input.value = typeof shown === "string" ? shown.replaceAll("\n", "\\n") : shown;
     }
@@ -133,7 +149,7 @@ export class Settings {
     const text = input.value;
     let value;
     if (input.tagName === "SELECT") value = JSON.parse(text);
-    else if (types.includes("array")) value = text.trim() ? text.trim().split(/\s+/) : [];
+    else if (types.includes("array")) value = splitWords(text);
     else if (text === "") value = property.default ?? (types.includes("null") ? null : "");
     else value = text; // read as on a command line, so that the complaint is bge's own
     if (JSON.stringify(value) === JSON.stringify(property.default ?? null)) delete this.changed[name];
@@ -178,16 +194,14 @@ export class Settings {
   write() {
     try {
       const text = bge.renderConfig(this.changed, byId("format").value, this.module);
-      const module = this.module === "encoder_only.base" ? "encoder_only.base" : this.module;
-      byId("rendered").textContent = byId("format").value === "flags" ? `bge finetune ${module} \\\n    ${text}` : text;
+      byId("rendered").textContent = byId("format").value === "flags" ? `bge finetune ${this.module} \\\n    ${text}` : text;
     } catch (error) {
       byId("rendered").textContent = error.message;
     }
   }
 
   read(text) {
-    const format = /^\s*\{/.test(text) ? "json" : /^\s*(\[|\w+\s*=)/.test(text) ? "toml" : "flags";
-    const parsed = bge.parseConfig(text, format, this.module);
+    const parsed = bge.parseConfig(text, formatOf(text), this.module);
     if (parsed.ok) this.load(parsed.module, parsed.config);
     byId("read-issues").replaceChildren(el("div", { class: `note ${parsed.ok ? "good" : "error"}` },
       el("p", {}, parsed.ok ? "Read; the form below shows it." : "This could not be read:"),

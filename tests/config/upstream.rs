@@ -215,6 +215,7 @@ fn words_are_split_as_a_shell_splits_them() {
         ("", &[]),
         ("x > out 2> err", &["x"]),
         ("x 2>&1", &["x"]),
+        (r"C:\models\bge a\ b\'", &[r"C:\models\bge", "a b'"]),
     ] {
         assert_eq!(split_words(text).unwrap(), words, "{text}");
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::FinetuneConfig;
 use super::choices::NumberType;
 use super::field::{Arguments, shown_text, upstream_reading};
-use super::format;
+use super::format::{self, Part};
 use super::module::Module;
 use crate::issue::{Issue, Severity};
 
@@ -112,9 +112,9 @@ impl Findings {
     /// Checks the format of an instruction.
     pub(super) fn format(&mut self, field: &str, format: &str, instruction: Option<&str>) {
         let shown = shown_text(format);
-        match format::places(format) {
+        match format::parts(format) {
             Err(message) => self.error("config.format", field, format!("{shown}: {message}")),
-            Ok(places) if !places.text => {
+            Ok(parts) if !parts.contains(&Part::Text) => {
                 let message = format!("{shown} has no place for the text; the usual format is \"{{}}{{}}\"");
                 if instruction.is_some() {
                     self.error("config.format", field, message);
@@ -122,7 +122,10 @@ impl Findings {
                     self.warning("config.format", field, message);
                 }
             }
-            Ok(places) if !places.instruction && instruction.is_some_and(|text| !text.is_empty()) => {
+            Ok(parts)
+                if !parts.contains(&Part::Instruction)
+                    && instruction.is_some_and(|text| !text.is_empty()) =>
+            {
                 let message =
                     format!("{shown} has no place for the instruction, which is therefore not used");
                 self.warning("config.format", field, message);

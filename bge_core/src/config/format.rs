@@ -1,22 +1,23 @@
 //! The two-place formats that join an instruction and a text, as Python's `str.format` reads them.
 
-/// Which of the two places a format fills.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Places {
-    pub(crate) instruction: bool,
-    pub(crate) text: bool,
+/// A piece of a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Literal(String),
+    Instruction,
+    Text,
 }
 
-/// Finds the places of a format; the error says what Python would trip over, or what only Python can do.
-pub(crate) fn places(format: &str) -> Result<Places, String> {
-    let mut places = Places::default();
+/// Takes a format apart; the error says what Python would trip over, or what only Python can do.
+pub(crate) fn parts(format: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
     let mut automatic = 0_usize;
     let mut numbered = false;
     let mut characters = format.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
-            '{' if characters.next_if_eq(&'{').is_some() => {}
-            '}' if characters.next_if_eq(&'}').is_some() => {}
+            '{' | '}' if characters.next_if_eq(&character).is_some() => literal.push(character),
             '}' => return Err("a `}` has no `{` before it; write `}}` for the character itself".to_owned()),
             '{' => {
                 let mut inside = String::new();
@@ -46,24 +47,30 @@ pub(crate) fn places(format: &str) -> Result<Places, String> {
                         ));
                     }
                 };
-                match index {
-                    0 => places.instruction = true,
-                    1 => places.text = true,
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal)));
+                }
+                parts.push(match index {
+                    0 => Part::Instruction,
+                    1 => Part::Text,
                     _ => {
                         return Err(
                             "there are more than two `{}`; the first is the instruction, the second the text"
                                 .to_owned(),
                         );
                     }
-                }
+                });
             }
-            _ => {}
+            other => literal.push(other),
         }
     }
     if numbered && automatic > 0 {
         return Err("`{}` and numbered places cannot be mixed".to_owned());
     }
-    Ok(places)
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]
@@ -72,32 +79,26 @@ mod tests {
 
     #[test]
     fn formats_are_read_as_python_reads_them() {
-        let both = Places {
-            instruction: true,
-            text: true,
-        };
-        for format in [
-            "{}{}",
-            "{0}{1}",
-            "{1} {0}",
-            "<instruct>{}\n<query>{}",
-            "{{{}}} {}",
-            "{0}{1}{0}",
+        use Part::{Instruction, Text};
+        let literal = |text: &str| Part::Literal(text.to_owned());
+        for (format, expected) in [
+            ("", vec![]),
+            ("{}{}", vec![Instruction, Text]),
+            ("{0}{1}{0}", vec![Instruction, Text, Instruction]),
+            ("{1}: {0}", vec![Text, literal(": "), Instruction]),
+            (
+                "{{{}}}\n{}.",
+                vec![literal("{"), Instruction, literal("}\n"), Text, literal(".")],
+            ),
+            ("{1}", vec![Text]),
+            ("{{}}", vec![literal("{}")]),
         ] {
-            assert_eq!(places(format), Ok(both), "{format}");
+            assert_eq!(parts(format), Ok(expected), "{format}");
         }
-        assert_eq!(
-            places("{1}"),
-            Ok(Places {
-                instruction: false,
-                text: true
-            })
-        );
-        assert_eq!(places("{{}}"), Ok(Places::default()));
         for format in [
             "{}{}{}", "{0}{}", "{2}", "{query}", "{", "}", "{}}{", "{:>9}", "{0!r}", "{-1}",
         ] {
-            assert!(places(format).is_err(), "{format}");
+            assert!(parts(format).is_err(), "{format}");
         }
     }
 }

@@ -15,7 +15,7 @@ mod embedding;
 pub mod field;
 mod flags;
 mod foreign;
-mod format;
+pub(crate) mod format;
 mod merging;
 mod mining;
 mod model;

@@ -73,7 +73,7 @@ arguments! {
         /// Where rows go that could not be mended, each with its place and the reason; `output_file` with the ending .quarantine
         /// if not given.
         quarantine_file: Option<String> = None, ours;
-        /// Leave out rows whose query and positives an earlier row has too.
+        /// Leave out rows that say no more than an earlier one: the same texts, scores, prompts and type.
         drop_repeated_rows: bool = true, ours;
         /// Put rows without negatives into the quarantine.
         require_negatives: bool = false, ours;

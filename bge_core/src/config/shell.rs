@@ -129,11 +129,14 @@ fn processes(launcher: &[String]) -> Option<usize> {
     number(&["nproc_per_node", "num_gpus"])?.checked_mul(nodes)
 }
 
-/// The words of a text, as a POSIX shell splits them; variables stay as they are written.
+/// The words of a text, as a POSIX shell splits them; variables stay as they are written, and so does a backslash before a
+/// character that needs none, as in paths of Windows.
 ///
 /// ```
 /// let words = bge_core::config::split_words("--query_instruction_format '{}\\n{}' \\\n --fp16").unwrap();
 /// assert_eq!(words, ["--query_instruction_format", "{}\\n{}", "--fp16"]);
+/// let words = bge_core::config::split_words(r"--output_dir C:\my\ models\_new").unwrap();
+/// assert_eq!(words, ["--output_dir", r"C:\my models\_new"]);
 /// ```
 pub fn split_words(text: &str) -> crate::Result<Vec<String>> {
     match split_commands(text) {
@@ -157,7 +160,14 @@ fn split_commands(text: &str) -> Result<Vec<Vec<String>>, &'static str> {
                 Some('\r') if characters.peek() == Some(&'\n') => {
                     characters.next();
                 }
-                Some(escaped) => word.get_or_insert_default().push(escaped),
+                Some(escaped) => {
+                    let word = word.get_or_insert_default();
+                    // A shell would make `C:modelsbge` of a pasted `C:\models\bge`, which nobody means.
+                    if is_plain(escaped) {
+                        word.push('\\');
+                    }
+                    word.push(escaped);
+                }
                 None => return Err("the command ends with a backslash"),
             },
             '\'' => {
@@ -235,10 +245,14 @@ fn double_quoted(
     }
 }
 
+/// Whether a character means itself to a shell.
+fn is_plain(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-_./:=,+@%".contains(character)
+}
+
 /// A word in the quotes that a POSIX shell needs.
 pub fn quote(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:=,+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
+    if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))

@@ -49,11 +49,13 @@ pub(crate) fn parse_text(line: &str, with_title: bool) -> Result<(String, String
     Ok((id, joined))
 }
 
-/// A header names its columns: its last one is a word.
+/// A header names its columns: its last one is a word, in quotes or not.
 pub(crate) fn looks_like_header(line: &str) -> bool {
-    line.split(['\t', ' '])
-        .next_back()
-        .is_some_and(|last| last.trim().starts_with(|c: char| c.is_alphabetic()))
+    line.split(['\t', ' ']).next_back().is_some_and(|last| {
+        last.trim()
+            .trim_start_matches('"')
+            .starts_with(|c: char| c.is_alphabetic())
+    })
 }
 
 /// `query document score`, or TREC's `query iteration document score`.

@@ -120,7 +120,7 @@ pub const CONVERT_NO_POSITIVE: &str = "convert.no_positive";
 pub const CONVERT_SCORE_UNUSED: &str = "convert.score_unused";
 /// A judged query without a text.
 pub const CONVERT_UNKNOWN_QUERY: &str = "convert.unknown_query";
-/// A judged document that is not in the corpus.
+/// A judged document that is not in the corpus, or has no text there.
 pub const CONVERT_UNKNOWN_DOCUMENT: &str = "convert.unknown_document";
 /// An id that names two texts.
 pub const CONVERT_REPEATED_ID: &str = "convert.repeated_id";
@@ -132,3 +132,9 @@ pub const CONVERT_GROUPS_BOUNDED: &str = "convert.groups_bounded";
 pub const REPAIR_QUARANTINED: &str = "repair.quarantined";
 /// A row that a repair dropped because an earlier one says the same.
 pub const REPAIR_REPEATED: &str = "repair.repeated_row";
+/// Pairs with scores, which are positives whatever their scores.
+pub const CONVERT_PAIR_SCORES: &str = "convert.pair_scores";
+/// Quotes in a table that may not be meant to enclose cells.
+pub const CONVERT_QUOTES: &str = "convert.quotes";
+/// A cell that looks like a list as Python prints it.
+pub const CONVERT_LIST: &str = "convert.list";

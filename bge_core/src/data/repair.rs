@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::codes;
@@ -17,10 +18,24 @@ use crate::issue::Severity;
 /// Findings of each kind that are kept with their places.
 const FIRST: usize = 10;
 
+/// The columns that make a row; two rows with all of them the same are one said twice.
+const WHAT_TRAINS: [&str; 10] = [
+    "query",
+    "pos",
+    "neg",
+    "pos_scores",
+    "neg_scores",
+    "prompt",
+    "query_prompt",
+    "passage_prompt",
+    "type",
+    "category",
+];
+
 /// What a repair does beyond the rows themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct RepairOptions {
-    /// Drop rows whose query and positives an earlier row has too.
+    /// Drop rows that say no more than an earlier one: the same texts, scores, prompts and type.
     pub drop_repeated_rows: bool,
     /// Put rows without negatives into the quarantine; for data where the other rows have some.
     pub require_negatives: bool,
@@ -179,19 +194,15 @@ impl Bench {
             Err(reason) => return self.set_aside(line.number, &reason, line.bytes, out),
         };
         if self.options.drop_repeated_rows && !self.seen.is_full() {
-            let said = json!([
-                row.get("query"),
-                row.get("pos"),
-                row.get("type"),
-                row.get("prompt")
-            ]);
+            let says_something = |value: &&Value| value.as_array().is_none_or(|list| !list.is_empty());
+            let said = json!(WHAT_TRAINS.map(|key| row.get(key).filter(says_something)));
             if self
                 .seen
                 .see(fingerprint(said.to_string().as_bytes()), ())
                 .is_some()
             {
                 self.report.repeated += 1;
-                let message = "the row was dropped: an earlier one has its query and positives";
+                let message = "the row was dropped: an earlier one says the same";
                 self.note(codes::REPAIR_REPEATED, Severity::Info, line.number, message);
                 return;
             }
@@ -205,8 +216,7 @@ impl Bench {
                 *self.report.fixes.entry(code).or_default() += 1;
                 self.note(code, Severity::Info, line.number, done_about(code));
             }
-            out.cleaned
-                .extend_from_slice(Value::Object(row).to_string().as_bytes());
+            write(&row, line.bytes, &mut out.cleaned);
         }
         out.cleaned.push(b'\n');
     }
@@ -235,10 +245,25 @@ fn done_about(code: &str) -> &'static str {
         codes::POS_REPEATED => "positives that occur twice were kept once",
         codes::NEG_REPEATED => "negatives that occur twice were kept once",
         codes::SCORES_MISCOUNTED => "scores were removed, as they do not belong to the texts one to one",
+        codes::SCORE_NOT_FINITE => "scores were removed, as one is too large for 32 bits",
         codes::BATCH_SIZE => "`batch_size` was removed, as it is no count",
         codes::GROUP_SIZE => "`train_group_size` was removed, as it is no count",
         _ => "values of a wrong type were put right or removed",
     }
+}
+
+/// Writes a row on one line. What stays as it is keeps its bytes: a number of another's column may have more digits than an `f64`.
+fn write(row: &Map<String, Value>, bytes: &[u8], out: &mut Vec<u8>) {
+    let written: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).unwrap_or_default();
+    for (at, (key, value)) in row.iter().enumerate() {
+        let as_it_was = written.get(key).map(|raw| raw.get()).filter(|raw| {
+            !raw.contains('\n') && serde_json::from_str::<Value>(raw).is_ok_and(|raw| raw == *value)
+        });
+        let value = as_it_was.map_or_else(|| value.to_string(), str::to_owned);
+        out.push(if at == 0 { b'{' } else { b',' });
+        out.extend_from_slice(format!("{}:{value}", json!(key)).as_bytes());
+    }
+    out.push(b'}');
 }
 
 /// Writes a row that could not be used, with its place and the reason.
@@ -278,21 +303,21 @@ fn mend(bytes: &[u8], require_negatives: bool) -> Result<(Map<String, Value>, Fi
     if require_negatives && count(&row, "neg") == 0 {
         return Err("`neg` is empty, but other rows have negatives".into());
     }
-    let scored = |texts, scores: &str| match row.get(scores) {
-        None | Some(Value::Null) => true,
-        Some(Value::Array(values)) => {
-            values.len() == count(&row, texts)
-                && values
-                    .iter()
-                    .all(|value| value.as_f64().is_some_and(f64::is_finite))
+    let finite = |value: &Value| value.as_f64().is_some_and(|score| (score as f32).is_finite());
+    let problem = |texts, scores: &str| match row.get(scores) {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(values))
+            if values.len() == count(&row, texts) && values.iter().all(Value::is_number) =>
+        {
+            (!values.iter().all(finite)).then_some(codes::SCORE_NOT_FINITE)
         }
-        Some(_) => false,
+        Some(_) => Some(codes::SCORES_MISCOUNTED),
     };
-    if !(scored("pos", "pos_scores") && scored("neg", "neg_scores")) {
+    if let Some(code) = problem("pos", "pos_scores").or_else(|| problem("neg", "neg_scores")) {
         // Scores that belong to no text would teach the wrong thing; without them the row trains as any other.
         row.shift_remove("pos_scores");
         row.shift_remove("neg_scores");
-        fixes.insert(codes::SCORES_MISCOUNTED);
+        fixes.insert(code);
     }
     for key in ["prompt", "query_prompt", "passage_prompt", "type", "category"] {
         if row
@@ -416,7 +441,7 @@ mod tests {
     const BAD: &str = concat!(
         "\u{feff}{\"query\":\"good\",  \"pos\":[\"p\"],\"neg\":[\"n\"], \"id\": 7}\r\n",
         "{\"query\":\"q\",\"pos\":\"one\",\"neg\":[\"one\",\"n\",\"n\",\"\",null,\"q\"],\"neg_scores\":[1,2,3,4,5,6],\"pos_scores\":[9]}\n",
-        "\n{\"query\":\"good\",\"pos\":[\"p\"],\"neg\":[\"other\"]}\n",
+        "\n{\"query\":\"good\",\"neg\":[\"n\"],\"pos\":[\"p\"]}\n",
         "{\"query\":\"s\",\"pos\":[\"p\",\"r\"],\"neg\":[\"n\"],\"pos_scores\":[1],\"neg_scores\":[1]}\n",
         "{\"query\":\" \",\"pos\":[\"p\"]}\n{\"query\":\"x\",\"pos\":[\"\"]}\n[1]\nnonsense\n{\"query\":\"y\",\"pos\":[\"p\"],\"query\":\"z\"}\n",
         "{\"query\":\"t\",\"pos\":[\"p\"],\"neg\":[\"n\"],\"batch_size\":0.5,\"prompt\":3}",
@@ -467,6 +492,47 @@ mod tests {
             aside
                 .iter()
                 .all(|row| !row["reason"].as_str().unwrap().is_empty())
+        );
+    }
+
+    #[test]
+    fn rows_that_differ_in_anything_that_trains_are_all_kept() {
+        let rows = [
+            r#"{"query":"q","pos":["p"],"neg":["n1"]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n2"]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"pos_scores":[1],"neg_scores":[0]}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"query_prompt":"ask: "}"#,
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"type":"symmetric_sts"}"#,
+            r#"{"query":"q","pos":["p"],"neg":[]}"#,
+        ];
+        let again = [
+            r#"{"query":"q","pos":["p"],"neg":["n1"],"id":7}"#,
+            r#"{"query":"q","pos":["p"]}"#,
+        ];
+        let text = [rows.join("\n"), again.join("\n")].join("\n");
+        let (out, report) = repair(&text, RepairOptions::default(), usize::MAX);
+        assert_eq!(String::from_utf8(out.cleaned).unwrap(), rows.join("\n") + "\n");
+        assert_eq!((report.kept, report.repeated), (6, 2));
+    }
+
+    #[test]
+    fn a_score_too_large_for_32_bits_is_removed() {
+        let text = r#"{"query":"q","pos":["p"],"neg":["n"],"pos_scores":[1e39],"neg_scores":[1]}"#;
+        let (out, report) = repair(text, RepairOptions::default(), usize::MAX);
+        assert_eq!(
+            out.cleaned,
+            b"{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"n\"]}\n"
+        );
+        assert_eq!(report.fixes, BTreeMap::from([(codes::SCORE_NOT_FINITE, 1)]));
+    }
+
+    #[test]
+    fn a_mended_row_keeps_its_other_columns_as_they_are_written() {
+        let text = "[{\"id\": 123456789012345678901234567890, \"query\": \"q\\u0041\", \"pos\": [\"p\", \"\"], \"more\": {\n}}]";
+        let (out, _) = repair(text, RepairOptions::default(), usize::MAX);
+        assert_eq!(
+            String::from_utf8(out.cleaned).unwrap(),
+            "{\"id\":123456789012345678901234567890,\"query\":\"q\\u0041\",\"pos\":[\"p\"],\"more\":{}}\n"
         );
     }
 

@@ -1,5 +1,6 @@
 //! Instructions in front of texts: Python's positional `"{}{}"` formats, and which text gets which instruction.
 
+use crate::config::format::{Part, parts};
 use crate::config::{DataArguments, Module};
 use crate::error::{Result, bail};
 
@@ -10,75 +11,14 @@ use crate::error::{Result, bail};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Literal(String),
-    Instruction,
-    Text,
-}
-
 impl Template {
     /// Reads a format; it must have a place for the text, else all texts would be the same.
     pub fn parse(format: &str) -> Result<Self> {
         let format = format.replace("\\n", "\n");
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let (mut automatic, mut numbered) = (0_usize, false);
-        let mut rest = format.chars().peekable();
-        while let Some(c) = rest.next() {
-            match c {
-                '{' | '}' if rest.peek() == Some(&c) => {
-                    rest.next();
-                    literal.push(c);
-                }
-                '}' => bail!(
-                    InvalidConfig,
-                    "the format {format:?} has a single }}; write }}}} for the character"
-                ),
-                '{' => {
-                    let mut name = String::new();
-                    loop {
-                        match rest.next() {
-                            Some('}') => break,
-                            Some(c) => name.push(c),
-                            None => bail!(InvalidConfig, "the format {format:?} has a {{ without a }}"),
-                        }
-                    }
-                    let position = match name.as_str() {
-                        "" => {
-                            automatic += 1;
-                            automatic - 1
-                        }
-                        "0" | "1" => {
-                            numbered = true;
-                            usize::from(name == "1")
-                        }
-                        _ => bail!(
-                            InvalidConfig,
-                            "the format {format:?} has the place {{{name}}}; only {{}}, {{0}} (instruction) and {{1}} (text) are known"
-                        ),
-                    };
-                    if automatic > 0 && numbered {
-                        bail!(
-                            InvalidConfig,
-                            "the format {format:?} mixes {{}} with numbered places; use one kind"
-                        );
-                    }
-                    if !literal.is_empty() {
-                        parts.push(Part::Literal(std::mem::take(&mut literal)));
-                    }
-                    parts.push(match position {
-                        0 => Part::Instruction,
-                        1 => Part::Text,
-                        _ => bail!(InvalidConfig, "the format {format:?} has more than two places"),
-                    });
-                }
-                _ => literal.push(c),
-            }
-        }
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
-        }
+        let parts = match parts(&format) {
+            Ok(parts) => parts,
+            Err(message) => bail!(InvalidConfig, "the format {format:?}: {message}"),
+        };
         if !parts.contains(&Part::Text) {
             bail!(
                 InvalidConfig,
@@ -204,12 +144,12 @@ mod tests {
             ("{}", "no place for the text"),
             ("{0}", "no place for the text"),
             ("{}{}{}", "more than two"),
-            ("{}{1}", "mixes"),
+            ("{}{1}", "mixed"),
             ("{2}{1}", "{2}"),
             ("{query}", "{query}"),
             ("{!r}{}", "{!r}"),
-            ("{", "without a }"),
-            ("} {}{}", "single }"),
+            ("{", "not closed"),
+            ("} {}{}", "no `{`"),
         ] {
             let error = Template::parse(format).unwrap_err();
             assert!(error.message().contains(part), "{format}: {error}");

@@ -94,6 +94,15 @@ flow("the form checks, fills from presets and command lines, and writes every fo
   await page.click("#read");
   assert.equal(await page.inputValue("#module"), "reranker.encoder_only.base");
   assert.equal(await page.inputValue("#field-learning_rate"), "0.00006");
+  await page.fill("#pasted", "CUDA_VISIBLE_DEVICES=0,1 torchrun -m FlagEmbedding.finetune.embedder.encoder_only.base --train_data 'my data/a.jsonl' C:\\b.jsonl --seed 7");
+  await page.click("#read");
+  assert.equal(await page.inputValue("#field-train_data"), '"my data/a.jsonl" C:\\b.jsonl');
+  await page.fill("#field-train_data", '"my data/a.jsonl" c.jsonl');
+  await page.selectOption("#format", "json");
+  assert.deepEqual(JSON.parse((await saved(page, "#save")).text).train_data, ["my data/a.jsonl", "c.jsonl"]);
+  await page.fill("#pasted", "# my settings, not --flags\nseed = 8\n");
+  await page.click("#read");
+  assert.equal(await page.inputValue("#field-seed"), "8");
   await page.fill("#pasted", "--no_such_flag 3");
   await page.click("#read");
   assert.match(await page.textContent("#read-issues"), /no_such_flag/);

@@ -203,11 +203,16 @@ impl Beir {
             let missing = if self.queries.text(judgment.query).is_none() {
                 let reason = format!("there is no query `{}`", shorten(query, 60));
                 Some((codes::CONVERT_UNKNOWN_QUERY, reason))
-            } else if self.documents.text(judgment.document).is_none() {
-                let reason = format!("there is no document `{}` in the corpus", shorten(document, 60));
-                Some((codes::CONVERT_UNKNOWN_DOCUMENT, reason))
             } else {
-                None
+                let document = shorten(document, 60);
+                let reason = match self.documents.text(judgment.document) {
+                    None => Some(format!("there is no document `{document}` in the corpus")),
+                    Some(text) if text.trim().is_empty() => {
+                        Some(format!("the document `{document}` has no text"))
+                    }
+                    Some(_) => None,
+                };
+                reason.map(|reason| (codes::CONVERT_UNKNOWN_DOCUMENT, reason))
             };
             if let Some((code, reason)) = missing {
                 let text = format!("{query}\t{document}\t{}", judgment.score);
@@ -239,7 +244,6 @@ impl Beir {
                 .filter(|judgment| (judgment.score > 0.0) == positive);
             wanted
                 .filter_map(|judgment| self.documents.text(judgment.document))
-                .filter(|text| !text.trim().is_empty())
                 .map(|text| Passage::plain(text.to_owned()))
                 .collect()
         };
@@ -252,7 +256,7 @@ impl Beir {
         sink.report.merged += judgments.len() as u64 - 1;
         if row.query.trim().is_empty() || row.pos.is_empty() {
             let reason = format!(
-                "the query `{}` has no text, or no document with a text and a score above 0",
+                "the query `{}` has no text, or no document with a score above 0",
                 shorten(self.queries.id(query), 60)
             );
             let mut bytes = Vec::new();

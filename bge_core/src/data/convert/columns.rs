@@ -12,14 +12,14 @@ pub(super) enum Column {
     NegativeScore,
     /// A score of the pair, or a list with one of each passage.
     Score,
-    /// As a score; 0 and 1 say whether the pair belongs together.
+    /// Of a pair, 0 and 1 say whether it belongs together, and what is between them is a score. Of more passages, as a score.
     Label,
     /// A list of query, positive and negatives.
     Texts,
     /// A list of a query and positives.
     Set,
-    /// A column that training rows have, too.
-    Kept,
+    /// A text that training rows have, too, under this name.
+    Kept(&'static str),
     Unused,
 }
 
@@ -94,7 +94,11 @@ fn known(name: &str) -> Column {
         "label" | "labels" => Column::Label,
         "texts" => Column::Texts,
         "set" => Column::Set,
-        "prompt" | "type" | "category" => Column::Kept,
+        "prompt" => Column::Kept("prompt"),
+        "query_prompt" => Column::Kept("query_prompt"),
+        "passage_prompt" => Column::Kept("passage_prompt"),
+        "type" => Column::Kept("type"),
+        "category" => Column::Kept("category"),
         _ => Column::Unused,
     }
 }
@@ -121,6 +125,8 @@ pub(super) struct Row {
     pub(super) kept: Map<String, Value>,
     /// Scores that no passage could take.
     pub(super) score_unused: bool,
+    /// The score of a pair, which is a positive whatever its score.
+    pub(super) pair_score: Option<f64>,
 }
 
 /// The cells of a row, by what they are. Empty texts are `None`: they keep their place beside the scores.
@@ -143,6 +149,16 @@ pub(super) fn said(text: &str) -> Option<String> {
 }
 
 impl Cells {
+    /// Keeps a text of a column that training rows have, too.
+    pub(super) fn keep(&mut self, name: &str, text: String) -> Result<(), String> {
+        match self.kept.insert(name.to_owned(), Value::String(text)) {
+            None => Ok(()),
+            Some(_) => Err(format!(
+                "two columns are the row's `{name}`; rename or remove one of them"
+            )),
+        }
+    }
+
     /// The row, or why it is none.
     pub(super) fn row(mut self) -> Result<Row, String> {
         if self.queries.len() > 1 {
@@ -150,16 +166,24 @@ impl Cells {
         }
         let query = self.queries.pop().and_then(|query| said(&query));
         let query = query.ok_or("the query is empty")?;
-        let mut score_unused = false;
+        let (mut score_unused, mut pair_score) = (false, None);
         let is_pair = self.pos.len() == 1 && self.neg.is_empty();
         match self.scores.as_slice() {
             [] => {}
-            [label] if self.is_label && is_pair && (*label == 0.0 || *label == 1.0) => {
-                if *label == 0.0 {
-                    self.neg = std::mem::take(&mut self.pos);
-                }
+            [label] if self.is_label && is_pair && *label == 0.0 => {
+                self.neg = std::mem::take(&mut self.pos);
             }
-            [score] if is_pair => self.pos_scores = vec![Some(*score)],
+            [label] if self.is_label && is_pair && *label == 1.0 => {}
+            [label] if self.is_label && is_pair && !(0.0..1.0).contains(label) => {
+                return Err(format!(
+                    "the label {label} is neither 0 nor 1 nor a score between them; NLI's classes must be mapped first: \
+                     entailment to 1, neutral and contradiction to 0"
+                ));
+            }
+            [score] if is_pair => {
+                self.pos_scores = vec![Some(*score)];
+                pair_score = Some(*score);
+            }
             // One of each passage, in their order.
             scores if scores.len() == self.pos.len() + self.neg.len() => {
                 let (pos, neg) = scores.split_at(self.pos.len());
@@ -189,6 +213,7 @@ impl Cells {
             neg,
             kept: self.kept,
             score_unused,
+            pair_score,
         })
     }
 }

@@ -267,6 +267,7 @@ impl Converter {
                 lines.finish(|found| take(found, role, options, beir, sink, out));
             }
         }
+        sink.end_file();
     }
 }
 
@@ -281,8 +282,8 @@ fn take(
     match found {
         Found::Record(line) if role == Role::Rows => {
             let place = sink.here(line.number);
-            let row = rows::read(line.bytes, &options.columns, &mut |name| {
-                sink.unused_column(&place, name);
+            let row = rows::read(line.bytes, &options.columns, &mut |name, message| {
+                sink.unused_column(&place, name, message);
             });
             sink.take(line.number, row, line.bytes, out);
         }

@@ -45,8 +45,12 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// The row of a record, and the columns that it has no use for.
-pub(super) fn read(bytes: &[u8], names: &ColumnNames, unused: &mut dyn FnMut(&str)) -> Result<Row, String> {
+/// The row of a record; `unused` hears of the columns that it has no use for, and why.
+pub(super) fn read(
+    bytes: &[u8],
+    names: &ColumnNames,
+    unused: &mut dyn FnMut(&str, &str),
+) -> Result<Row, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         format!(
             "byte {} is not UTF-8; save the file as UTF-8",
@@ -67,7 +71,7 @@ pub(super) fn read(bytes: &[u8], names: &ColumnNames, unused: &mut dyn FnMut(&st
 fn object(
     entries: Vec<(String, Value)>,
     names: &ColumnNames,
-    unused: &mut dyn FnMut(&str),
+    unused: &mut dyn FnMut(&str, &str),
 ) -> Result<Cells, String> {
     let mut cells = Cells::default();
     let mut keys = std::collections::HashSet::new();
@@ -109,13 +113,22 @@ fn object(
                     set(&name, values, &mut cells)?;
                 }
             }
-            Column::Kept => {
-                cells.kept.insert(name, value);
-            }
-            Column::Unused => unused(&name),
+            Column::Kept(key) => match value {
+                Value::String(text) => cells.keep(key, text)?,
+                _ => unused(
+                    &name,
+                    "the column is not used, as it holds something other than texts",
+                ),
+            },
+            Column::Unused => unused(&name, "the column is not used"),
         }
     }
-    let missing = match (cells.queries.is_empty(), cells.pos.is_empty()) {
+    // One that is there and empty is told apart, as its row may have negatives to join.
+    let missing = |column| !keys.iter().any(|name| names.role(name) == column);
+    let missing = match (
+        cells.queries.is_empty() && missing(Column::Query),
+        cells.pos.is_empty() && missing(Column::Positive),
+    ) {
         (true, true) => "query and no positive",
         (true, false) => "query",
         (false, true) => "positive",

@@ -36,6 +36,8 @@ pub(super) struct Sink {
     most_bytes: usize,
     /// Columns of this file that were said to be of no use.
     unused: std::collections::HashSet<String>,
+    /// How many pairs of this file have a score, the first one's place, and the lowest and highest score.
+    pair_scores: Option<(u64, Place, f64, f64)>,
 }
 
 impl Sink {
@@ -50,6 +52,7 @@ impl Sink {
             group: options.group,
             most_bytes: options.max_group_bytes,
             unused: std::collections::HashSet::new(),
+            pair_scores: None,
         }
     }
 
@@ -81,10 +84,9 @@ impl Sink {
     }
 
     /// Says once of each column that there is no use for it; of the first hundred of them.
-    pub(super) fn unused_column(&mut self, place: &Place, name: &str) {
+    pub(super) fn unused_column(&mut self, place: &Place, name: &str, message: &str) {
         if self.unused.len() < 100 && self.unused.insert(name.to_owned()) {
             let name = shorten(name, 60);
-            let message = "the column is not used";
             self.note(
                 codes::CONVERT_COLUMN_UNUSED,
                 Severity::Info,
@@ -99,11 +101,34 @@ impl Sink {
     pub(super) fn take(&mut self, line: u64, row: Result<Row, String>, bytes: &[u8], out: &mut Converted) {
         self.report.rows += 1;
         let place = self.here(line);
+        if let Some(score) = row.as_ref().ok().and_then(|row| row.pair_score) {
+            let first = || (0, place.clone(), score, score);
+            let (pairs, _, lowest, highest) = self.pair_scores.get_or_insert_with(first);
+            (*pairs, *lowest, *highest) = (*pairs + 1, lowest.min(score), highest.max(score));
+        }
         match row {
             Ok(row) if self.group => self.hold(place, row, out),
             Ok(row) => self.write(&place, row, Some(bytes), out),
             Err(reason) => self.set_aside(codes::CONVERT_ROW, &place, &reason, bytes, out),
         }
+    }
+
+    /// Ends a file: says that pairs with scores are positives all.
+    pub(super) fn end_file(&mut self) {
+        let Some((pairs, place, lowest, highest)) = self.pair_scores.take() else {
+            return;
+        };
+        let message = format!(
+            "the file has {pairs} pairs with scores from {lowest} to {highest}, and all of them become positives; only knowledge \
+             distillation looks at the scores: for any other training, take out the pairs with low ones first"
+        );
+        self.note(
+            codes::CONVERT_PAIR_SCORES,
+            Severity::Warning,
+            &place,
+            None,
+            &message,
+        );
     }
 
     /// Puts something into the quarantine.
@@ -180,7 +205,7 @@ impl Sink {
             let reason = if self.group {
                 "no row of this query has a positive"
             } else {
-                "it has no positive: its text is empty, or its label is 0; where the rows of a query are joined (`group`), \
+                "it has no positive: its text or list is empty, or its label is 0; where the rows of a query are joined (`group`), \
                  negatives go to one that has"
             };
             let mut text = Vec::new();

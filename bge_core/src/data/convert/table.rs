@@ -2,7 +2,7 @@
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use memchr::memchr_iter;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::columns::{Cells, Column, ColumnNames, KNOWN, Row, said};
 use super::sink::Sink;
@@ -117,7 +117,7 @@ impl Table {
         let most = counts.iter().max().copied().unwrap_or_default();
         let found = DELIMITERS.iter().zip(&counts).find(|(_, count)| **count == most);
         let most_of = found.map_or(b',', |(delimiter, _)| *delimiter);
-        let delimiter = self.delimiter.unwrap_or(most_of);
+        let delimiter = *self.delimiter.get_or_insert(most_of);
         self.reader = Some(
             ReaderBuilder::new()
                 .delimiter(delimiter)
@@ -193,7 +193,16 @@ impl Table {
         let bytes = raw.trim_ascii_end();
         if self.length > 0 && !(self.hopeless || bytes.is_empty()) {
             if let Some(columns) = &self.columns {
-                let row = self.row(columns);
+                let place = sink.here(self.start);
+                let doubtful = self.quotes.then(|| misquoted(bytes, self.delimiter)).flatten();
+                if let Some(message) = doubtful.filter(|_| !self.too_long) {
+                    sink.note(codes::CONVERT_QUOTES, Severity::Warning, &place, None, message);
+                }
+                let row = self.row(columns, &mut |name| {
+                    let message = "the cell looks like a list as Python prints it and is taken for one text; write the rows with \
+                                   `to_json(path, orient=\"records\", lines=True)` instead, or the lists as JSON";
+                    sink.note(codes::CONVERT_LIST, Severity::Warning, &place, Some(name), message);
+                });
                 let bytes = if self.too_long {
                     bytes.get(..1000).unwrap_or(bytes)
                 } else {
@@ -253,14 +262,15 @@ impl Table {
                     .iter()
                     .filter(|(column, _)| matches!(column, Column::Unused | Column::Texts | Column::Set));
                 for (_, name) in unused {
-                    sink.unused_column(&place, name);
+                    sink.unused_column(&place, name, "the column is not used");
                 }
                 self.columns = Some(columns);
             }
         }
     }
 
-    fn row(&self, columns: &[(Column, String)]) -> Result<Row, String> {
+    /// The row of a record; `doubt` hears of columns whose cells look like Python's lists.
+    fn row(&self, columns: &[(Column, String)], doubt: &mut dyn FnMut(&str)) -> Result<Row, String> {
         let found = self.cells()?;
         if found.len() != columns.len() {
             return Err(format!(
@@ -272,32 +282,41 @@ impl Table {
         }
         let mut cells = Cells::default();
         for ((column, name), cell) in columns.iter().zip(found) {
-            let score = || match cell.trim() {
-                "" => Ok(None),
+            let scores = || match cell.trim() {
+                "" => Ok(vec![None]),
                 text => match text.parse::<f64>() {
-                    Ok(score) if score.is_finite() => Ok(Some(score)),
-                    _ => Err(format!(
-                        "`{name}` must be a number, found {:?}",
-                        shorten(text, 40)
-                    )),
+                    Ok(score) if score.is_finite() => Ok(vec![Some(score)]),
+                    _ => list(cell)
+                        .ok_or_else(|| format!("`{name}` must be a number, found {:?}", shorten(text, 40))),
                 },
             };
             match column {
                 Column::Query => cells.queries.push(cell.to_owned()),
-                Column::Positive => cells.pos.push(said(cell)),
-                Column::Negative => cells.neg.push(said(cell)),
-                Column::PositiveScore => cells.pos_scores.push(score()?),
-                Column::NegativeScore => cells.neg_scores.push(score()?),
+                Column::Positive | Column::Negative => {
+                    let texts = list(cell);
+                    let printed =
+                        |quote: &str| cell.trim_start().starts_with(quote) && cell.trim_end().ends_with(']');
+                    if texts.is_none() && (printed("['") || printed("[\"")) {
+                        doubt(name);
+                    }
+                    let out = if *column == Column::Positive {
+                        &mut cells.pos
+                    } else {
+                        &mut cells.neg
+                    };
+                    match texts {
+                        Some(texts) => out.extend(texts.iter().map(|text: &String| said(text))),
+                        None => out.push(said(cell)),
+                    }
+                }
+                Column::PositiveScore => cells.pos_scores.extend(scores()?),
+                Column::NegativeScore => cells.neg_scores.extend(scores()?),
                 Column::Score | Column::Label => {
-                    cells.scores.extend(score()?);
+                    cells.scores.extend(scores()?.into_iter().flatten());
                     cells.is_label = *column == Column::Label;
                 }
-                Column::Kept if !cell.is_empty() => {
-                    cells
-                        .kept
-                        .insert(name.trim().to_ascii_lowercase(), Value::String(cell.to_owned()));
-                }
-                Column::Kept | Column::Texts | Column::Set | Column::Unused => {}
+                Column::Kept(key) if !cell.is_empty() => cells.keep(key, cell.to_owned())?,
+                Column::Kept(_) | Column::Texts | Column::Set | Column::Unused => {}
             }
         }
         // A table has as many columns as its richest row: empty cells at the end are no negatives.
@@ -309,6 +328,41 @@ impl Table {
         }
         cells.row()
     }
+}
+
+/// The elements of a cell that holds a JSON list of them, as training rows have in a table.
+fn list<T: DeserializeOwned>(cell: &str) -> Option<Vec<T>> {
+    let is_list = cell.trim_start().starts_with('[');
+    is_list.then(|| serde_json::from_str(cell).ok()).flatten()
+}
+
+/// What is doubtful about the quotes of a record: that they enclose cells, as its writer may have meant them as characters.
+fn misquoted(record: &[u8], delimiter: Option<u8>) -> Option<&'static str> {
+    let mut rest = record.iter().copied().peekable();
+    while rest.peek().is_some() {
+        if rest.next_if_eq(&b'"').is_some() {
+            // A doubled quote is a character of the cell, and does not close it.
+            while let Some(byte) = rest.find(|byte| matches!(byte, b'"' | b'\n')) {
+                if byte == b'\n' && delimiter == Some(b'\t') {
+                    return Some(
+                        "a quoted cell holds a line break, which is rare between tabs; if quotes are ordinary characters in this \
+                         file, read them as such (`quotes` off)",
+                    );
+                }
+                if byte == b'"' && rest.next_if_eq(&b'"').is_none() {
+                    break;
+                }
+            }
+            if rest.peek().is_some_and(|next| Some(*next) != delimiter) {
+                return Some(
+                    "text follows a closing quote; double the quotes inside of cells, or read quotes as ordinary characters \
+                     (`quotes` off)",
+                );
+            }
+        }
+        rest.find(|byte| Some(*byte) == delimiter);
+    }
+    None
 }
 
 /// What keeps a header from naming rows.

@@ -93,6 +93,25 @@ fn a_beir_folder_becomes_one_row_for_each_query_and_what_is_missing_is_counted()
 }
 
 #[test]
+fn a_judged_document_without_a_text_is_set_aside_and_a_header_may_be_quoted() {
+    let qrels = "\"query-id\"\t\"corpus-id\"\t\"score\"\nq1\td1\t1\nq1\td4\t1\nq2\td4\t1\n";
+    let corpus = [CORPUS, "{\"_id\":\"d4\",\"title\":\"\",\"text\":\" \"}\n"].concat();
+    let corpus = corpus.replace("{\"_id\":\"d4\",\"text\":\"not judged\"}\n", "");
+    let [_, queries, _] = beir();
+    let files = [
+        ("b/qrels/train.tsv", qrels.as_bytes()),
+        queries,
+        ("b/corpus.jsonl", corpus.as_bytes()),
+    ];
+    let (rows, aside, report) = convert_by(&files, &ConvertOptions::default(), 1 << 20);
+    assert_eq!(rows, [json!({"query": "one", "pos": ["T first"], "neg": []})]);
+    let said: Vec<_> = aside.iter().map(|row| (&row["line"], &row["reason"])).collect();
+    let reason = json!("the document `d4` has no text");
+    assert_eq!(said[1..], [(&json!(3), &reason), (&json!(4), &reason)]);
+    assert_eq!((report.rows, report.written, report.merged), (4, 1, 0));
+}
+
+#[test]
 fn what_a_beir_folder_becomes_is_ready_to_train_on() {
     let lines = |what: &str, many: usize| -> String {
         let line = |at: usize| format!("{{\"_id\":\"{what}{at}\",\"text\":\"the {what} number {at}\"}}\n");
@@ -171,6 +190,44 @@ fn a_table_is_read_by_its_header_with_quotes_and_line_breaks() {
     assert_eq!((report.rows, report.written, report.quarantined), (8, 4, 4));
     assert!(message(&report, "convert.score_unused").starts_with("faq.csv:10: "));
     assert!(message(&report, "convert.column_unused").contains("`id`"));
+}
+
+#[test]
+fn quotes_that_may_be_characters_are_doubted_with_their_line() {
+    let tabs =
+        "query\tpos\nq0\tp0\nq1\t\"opened only\nq2\tp2\nq3\tend\" tail\n\"a \"\"b\"\"\"\tc\nq\t5\" disk\n";
+    let (rows, _, report) = convert("f.tsv", tabs, false);
+    assert_eq!((rows.len(), total(&report, "convert.quotes")), (4, 1));
+    let first = message(&report, "convert.quotes");
+    assert!(
+        first.starts_with("f.tsv:3: ") && first.contains("`quotes` off"),
+        "{first}"
+    );
+    let commas = "query,pos\n\"q\"x,p\n\"two\nlines\",\"p\"\r\n";
+    let (_, _, report) = convert("f.csv", commas, false);
+    assert_eq!(total(&report, "convert.quotes"), 1);
+    assert!(message(&report, "convert.quotes").contains("text follows a closing quote"));
+    let options = ConvertOptions {
+        quotes: false,
+        ..ConvertOptions::default()
+    };
+    let (_, _, report) = convert_by(&[("f.tsv", tabs.as_bytes())], &options, 5);
+    assert_eq!(total(&report, "convert.quotes"), 0);
+}
+
+#[test]
+fn a_cell_with_a_json_list_gives_its_elements_and_one_that_python_printed_is_doubted() {
+    let table = "query;pos;neg;pos_scores;neg_scores\na;\"[\"\"p1\"\", \"\"p2\"\"]\";[];[2, 1];[]\nb;['p1', 'p2'];[1] says so;0.5;1\n";
+    let (rows, _, report) = convert("f.csv", table, false);
+    assert_eq!(
+        rows,
+        [
+            json!({"query": "a", "pos": ["p1", "p2"], "neg": [], "pos_scores": [2, 1], "neg_scores": []}),
+            json!({"query": "b", "pos": ["['p1', 'p2']"], "neg": ["[1] says so"], "pos_scores": [0.5], "neg_scores": [1]}),
+        ]
+    );
+    assert_eq!(total(&report, "convert.list"), 1);
+    assert!(message(&report, "convert.list").starts_with("f.csv:3: "));
 }
 
 #[test]
@@ -280,6 +337,83 @@ fn pairs_triplets_and_tuples_of_sentence_transformers() {
         convert("f.json", "[\n[\"a\", \"p\"], [\"b\", \"q\", \"n\"]]", false).0,
         two
     );
+}
+
+#[test]
+fn a_label_that_is_a_class_is_set_aside_and_one_between_0_and_1_is_a_score() {
+    let table = "sentence1,sentence2,label\na,b,0\nc,d,1.0\ne,f,2\ng,h,-1\ni,j,0.25\n";
+    let (rows, aside, report) = convert("nli.csv", table, false);
+    assert_eq!(
+        rows,
+        [
+            json!({"query": "c", "pos": ["d"], "neg": []}),
+            json!({"query": "i", "pos": ["j"], "neg": [], "pos_scores": [0.25], "neg_scores": []}),
+        ]
+    );
+    let places: Vec<u64> = aside.iter().map(|row| row["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 4, 5]);
+    let reason = aside[1]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the label 2 ") && reason.contains("entailment to 1"),
+        "{reason}"
+    );
+    assert_eq!(report.quarantined, 3);
+}
+
+#[test]
+fn pairs_with_scores_are_said_to_be_positives_once_for_each_file() {
+    let (first, second) = (
+        "sentence1,sentence2,score\na,b,5\nc,d,0.0\n",
+        "[\"e\", \"f\", 0.5]\n",
+    );
+    let files = [("a.csv", first.as_bytes()), ("b.jsonl", second.as_bytes())];
+    let (rows, _, report) = convert_by(&files, &ConvertOptions::default(), 7);
+    assert_eq!((rows.len(), total(&report, "convert.pair_scores")), (3, 2));
+    let message = message(&report, "convert.pair_scores");
+    assert!(
+        message.starts_with("a.csv:2: ") && message.contains("2 pairs with scores from 0 to 5"),
+        "{message}"
+    );
+    let whole = r#"{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1], "neg_scores": [0]}"#;
+    assert_eq!(
+        total(&convert("c.jsonl", whole, false).2, "convert.pair_scores"),
+        0
+    );
+}
+
+#[test]
+fn columns_of_training_rows_are_kept_under_their_own_names_where_they_are_texts() {
+    let lines = [
+        r#"{"anchor": "a", "positive": "p", "category": 3}"#,
+        r#"{"anchor": "b", "positive": "p", "Prompt": "say", "query_prompt": "ask", "passage_prompt": "read"}"#,
+        r#"{"anchor": "c", "positive": "p", "type": "x", "Type": "y"}"#,
+    ];
+    let (rows, aside, report) = convert("f.jsonl", &lines.join("\n"), false);
+    let prompts = json!({"query": "b", "pos": ["p"], "neg": [], "prompt": "say", "query_prompt": "ask", "passage_prompt": "read"});
+    assert_eq!(rows, [json!({"query": "a", "pos": ["p"], "neg": []}), prompts]);
+    assert!(message(&report, "convert.column_unused").contains("the column is not used, as it holds"));
+    assert_eq!(
+        aside[0]["reason"],
+        "two columns are the row's `type`; rename or remove one of them"
+    );
+    let (rows, _, report) = convert("f.csv", "anchor,positive,Query Prompt\na,p,ask\n", false);
+    assert_eq!(rows[0]["query_prompt"], "ask");
+    assert_eq!(total(&report, "convert.column_unused"), 0);
+}
+
+#[test]
+fn a_row_whose_positives_are_an_empty_list_has_a_place_for_them() {
+    let text = "{\"query\": \"q\", \"pos\": [], \"neg\": [\"n\"]}\n{\"query\": \"q\", \"pos\": [\"p\"]}\n{\"query\": \"r\", \"pos\": []}\n";
+    let (rows, aside, _) = convert("f.jsonl", text, false);
+    assert_eq!((rows.len(), aside.len()), (1, 2));
+    let reason = aside[0]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("it has no positive: its text or list is empty"),
+        "{reason}"
+    );
+    assert_eq!(aside[1]["reason"], "it has no positive with text");
+    let joined = [json!({"query": "q", "pos": ["p"], "neg": ["n"]})];
+    assert_eq!(convert("f.jsonl", text, true).0, joined);
 }
 
 #[test]
