@@ -181,6 +181,8 @@ export interface SplitReport {
   largest_group: number;
   /** Rows that cannot be read; they are on neither side. */
   unreadable: number;
+  /** Places where an array is damaged, or joined to another; the rows around them are read. */
+  broken_arrays: number;
 }
 
 /** What a file holds. Of a BEIR folder, judgments (`qrels`) are pushed first, then queries, then the corpus. */
@@ -226,6 +228,8 @@ export interface LengthReport {
   /** Rows shorter than the first length. */
   below: number;
   unreadable: number;
+  /** Places where an array is damaged, or joined to another; the rows around them are read. */
+  broken_arrays: number;
 }
 
 export interface PlanRequest {

@@ -59,6 +59,8 @@ pub struct LengthReport {
     pub below: u64,
     /// Rows that cannot be read, in the quarantine.
     pub unreadable: u64,
+    /// Places where an array is damaged; what is no row there is in no range.
+    pub broken_arrays: u64,
 }
 
 impl LengthReport {
@@ -182,8 +184,7 @@ impl Desk<'_> {
                 let start = line.bytes.get(..1000).unwrap_or(line.bytes);
                 quarantine(&mut out.quarantine, &self.file, line.number, &reason, start);
             }
-            // The elements themselves were read.
-            Found::BadArray { .. } => {}
+            Found::BadArray { .. } => self.report.broken_arrays += 1,
         }
     }
 
@@ -327,6 +328,13 @@ mod tests {
             aside.contains("\"line\":2") && aside.contains("nonsense"),
             "{aside}"
         );
+    }
+
+    #[test]
+    fn rows_behind_an_array_are_measured_too() {
+        let joined = format!("[{}]\n[{}]\n{}", row(4, "pos"), row(6, "pos"), row(8, "pos"));
+        let (_, report) = split(&[0], &[&joined], 5);
+        assert_eq!((report.rows, report.longest, report.broken_arrays), (3, 8, 2));
     }
 
     #[test]

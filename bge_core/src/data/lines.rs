@@ -1,6 +1,7 @@
 //! Cuts bytes into records: numbered JSON lines, or the elements of one JSON array.
 //!
-//! Bytes come in chunks of any size; the same bytes give the same records whatever the chunk borders.
+//! Bytes come in chunks of any size; the same bytes give the same records whatever the chunk borders. Rows behind the end of
+//! an array, as joined files have them, are records too, and a complaint.
 
 use memchr::{memchr, memchr3};
 
@@ -243,27 +244,33 @@ impl LineSplitter {
                     self.blank += 1;
                 }
                 b' ' | b'\t' | b'\r' => {}
-                b'[' if self.brackets != Brackets::Nothing => {
-                    self.start = (self.number, self.offset + used as u64);
-                    self.offset += used as u64 + 1;
-                    self.array = true;
-                    self.state = if self.brackets == Brackets::Array {
-                        State::Between { after_comma: false }
-                    } else {
-                        State::Opened
-                    };
-                    return used + 1;
-                }
-                _ => {
-                    self.offset += used as u64;
-                    self.start = (self.number, self.offset);
-                    self.state = State::Lines;
-                    return used;
-                }
+                b'[' if self.brackets != Brackets::Nothing => return self.open_array(used),
+                _ => return self.open_lines(used),
             }
         }
         self.offset += chunk.len() as u64;
         chunk.len()
+    }
+
+    /// Begins an array, or the list of the first line, at a bracket behind so many bytes.
+    fn open_array(&mut self, used: usize) -> usize {
+        self.start = (self.number, self.offset + used as u64);
+        self.offset += used as u64 + 1;
+        self.array = true;
+        self.state = if self.brackets == Brackets::Array {
+            State::Between { after_comma: false }
+        } else {
+            State::Opened
+        };
+        used + 1
+    }
+
+    /// Begins JSON lines behind so many bytes.
+    fn open_lines(&mut self, used: usize) -> usize {
+        self.offset += used as u64;
+        self.start = (self.number, self.offset);
+        self.state = State::Lines;
+        used
     }
 
     fn take_opened(&mut self, chunk: &[u8]) -> usize {
@@ -303,7 +310,19 @@ impl LineSplitter {
         for (used, &byte) in chunk.iter().enumerate() {
             match (byte, self.state) {
                 (b'\n', _) => self.number += 1,
-                (b' ' | b'\t' | b'\r', _) | (_, State::Closed { complained: true }) => {}
+                (b' ' | b'\t' | b'\r', _) => {}
+                (b'[' | b'{', State::Closed { .. }) => {
+                    self.complain(
+                        "rows follow the end of the array; make one array or JSON lines of them, as `bge repair` does",
+                        found,
+                    );
+                    return if byte == b'[' {
+                        self.open_array(used)
+                    } else {
+                        self.open_lines(used)
+                    };
+                }
+                (_, State::Closed { complained: true }) => {}
                 (_, State::Closed { .. }) => {
                     self.complain("there is text after the end of the array", found);
                     self.state = State::Closed { complained: true };
@@ -489,6 +508,7 @@ mod tests {
             &b"\xef\xbb\xbf{\"a\":1}\r\n\n  \t\r\n{\"b\":\"\\\"]\"}\n{}"[..],
             b" \n\n [ {\"a\": \"x,]\\\\\"} ,\n[1,2], 3,\n ,{\"b\":\n[{}]}\n]\n tail",
             b"[]",
+            b"[1, 2]\n[3,\n4] , tail [5]\n{\"a\": 6}\r\n{\"a\":\n[7]",
             b"[{\"a\": \"\\\"",
             b"[1,]",
             b"\xef\xbb",
@@ -504,6 +524,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_behind_an_array_are_records_and_a_complaint() {
+        let found = |bytes: &str, mut splitter: LineSplitter| {
+            let (mut rows, mut complaints) = (Vec::new(), Vec::new());
+            let mut look = |item: Found<'_>| match item {
+                Found::BadArray { line, message } => complaints.push((line, message)),
+                Found::Record(line) | Found::TooLong(line) => {
+                    rows.push((line.number, String::from_utf8_lossy(line.bytes).into_owned()));
+                }
+            };
+            splitter.push(bytes.as_bytes(), &mut look);
+            splitter.finish(&mut look);
+            (rows, complaints)
+        };
+        let joined = "[{\"a\":1}]\n[{\"a\":2},{\"a\":3}]\n, tail\n{\"a\":4}\n{\"a\":5}";
+        let (rows, complaints) = found(joined, LineSplitter::default());
+        let lines: Vec<u64> = rows.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 2, 2, 4, 5]);
+        assert!(rows.iter().zip(1..).all(|((_, row), at)| *row == format!("{{\"a\":{at}}}")));
+        let said: Vec<(u64, bool)> = complaints
+            .iter()
+            .map(|(line, message)| (*line, message.starts_with("rows follow")))
+            .collect();
+        assert_eq!(said, [(2, true), (3, false), (4, true)]);
+        let lists = "[[\"a\",\"b\"]]\n[\"c\",\"d\"]\n";
+        let (rows, _) = found(lists, LineSplitter::for_text_lists(DEFAULT_LIMIT));
+        assert_eq!(rows.last(), Some(&(2, "[\"c\",\"d\"]".to_owned())));
     }
 
     #[test]

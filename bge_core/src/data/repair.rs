@@ -167,8 +167,10 @@ impl Bench {
                 let reason = format!("the record has {} bytes", line.length);
                 self.set_aside(line.number, &reason, line.bytes, out);
             }
-            // The elements themselves were read; what is damaged between them needs no mending in JSON lines.
-            Found::BadArray { .. } => {}
+            // What is damaged between the elements is no row, and may have been one.
+            Found::BadArray { line, message } => {
+                self.note(codes::BROKEN_ARRAY, Severity::Warning, line, message);
+            }
         }
     }
 
@@ -480,6 +482,21 @@ mod tests {
         let (again, report) = repair(&text, RepairOptions::default(), usize::MAX);
         assert_eq!(again.cleaned, whole.0.cleaned);
         assert_eq!((report.mended, report.quarantined, report.repeated), (0, 0, 0));
+    }
+
+    #[test]
+    fn joined_arrays_are_repaired_whole_and_said_to_be_joined() {
+        let row = |name: &str| format!("{{\"query\":\"{name}\",\"pos\":[\"p\"],\"neg\":[\"n\"]}}");
+        let rows = ["a", "b", "c", "d"].map(row);
+        let joined = format!("[{}]\n[{},{}]\n{}\n", rows[0], rows[1], rows[2], rows[3]);
+        let (out, report) = repair(&joined, RepairOptions::default(), 3);
+        assert_eq!(out.cleaned, (rows.join("\n") + "\n").into_bytes());
+        assert_eq!((report.rows, report.kept), (4, 4));
+        let [group] = &report.issues[..] else {
+            panic!("{report:?}")
+        };
+        assert_eq!((group.code, group.total), (codes::BROKEN_ARRAY, 2));
+        assert_eq!(group.first[0].line, Some(2));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct SplitReport {
     pub largest_group: u64,
     /// Rows that cannot be read; they are on neither side.
     pub unreadable: u64,
+    /// Places where an array is damaged; what is no row there is on neither side.
+    pub broken_arrays: u64,
 }
 
 /// The two sides in JSON lines; whoever pushes empties them as often as he likes.
@@ -71,6 +73,7 @@ struct Links {
     parents: Vec<Option<u32>>,
     /// The first row of each text.
     first: HashMap<u64, u32>,
+    broken_arrays: u64,
 }
 
 /// The second pass: writes every row to its side.
@@ -91,6 +94,7 @@ impl Groups {
                 options,
                 parents: Vec::new(),
                 first: HashMap::new(),
+                broken_arrays: 0,
             },
         }
     }
@@ -126,7 +130,10 @@ impl Links {
         let line = match found {
             Found::Record(line) => line,
             Found::TooLong(_) => return self.parents.push(None),
-            Found::BadArray { .. } => return,
+            Found::BadArray { .. } => {
+                self.broken_arrays += 1;
+                return;
+            }
         };
         let Ok(view) = RecordView::parse(line.bytes) else {
             return self.parents.push(None);
@@ -208,6 +215,7 @@ impl Links {
             groups: groups.len() as u64,
             largest_group: sizes.iter().copied().max().unwrap_or_default(),
             unreadable: rows as u64 - total,
+            broken_arrays: self.broken_arrays,
         };
         (roots.iter().zip(&readable).map(side).collect(), report)
     }
@@ -337,6 +345,18 @@ mod tests {
         assert_eq!((report.train, report.dev, report.groups), (900, 100, 1000));
         let (other, _) = split(&[&data], SplitOptions { seed: 1, ..options }, 4096);
         assert_ne!(one.dev, other.dev);
+    }
+
+    #[test]
+    fn rows_behind_an_array_get_a_side_too() {
+        let row = |name: &str| format!("{{\"query\":\"{name}\",\"pos\":[\"{name}s\"]}}");
+        let joined = format!("[{}]\n[{},{}]\n{}", row("a"), row("b"), row("c"), row("d"));
+        let options = SplitOptions {
+            dev_share: 0.5,
+            ..SplitOptions::default()
+        };
+        let (_, report) = split(&[&joined], options, 7);
+        assert_eq!((report.train, report.dev, report.broken_arrays), (2, 2, 2));
     }
 
     #[test]

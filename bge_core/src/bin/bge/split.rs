@@ -30,6 +30,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         let count = counter(&config.split)?;
         let (files, notes) = split_by_length(&config, &count, &mut watch)?;
         notes.iter().for_each(say);
+        warn_of_arrays(files.iter().map(|file| file.broken_arrays).sum());
         if settings.json {
             print(&format!("{}\n", json!({ "files": files })));
         } else {
@@ -45,12 +46,21 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
             done.report.unreadable
         ));
     }
+    warn_of_arrays(done.report.broken_arrays);
     if settings.json {
         print(&format!("{}\n", json!(done)));
     } else {
         print(&summary(&done));
     }
     Ok(())
+}
+
+fn warn_of_arrays(broken: u64) {
+    if broken > 0 {
+        say(format!(
+            "warning: arrays are damaged in {broken} places, or joined; rows around these are read, and `bge validate` names them"
+        ));
+    }
 }
 
 /// Counts tokens with the model's tokenizer, on as many threads as asked for and there.

@@ -295,7 +295,7 @@ fn take(
             let start = line.bytes.get(..1000).unwrap_or(line.bytes);
             sink.take(line.number, Err(reason), start, out);
         }
-        // The elements themselves were read; that the file is cut off is worth a word.
+        // The rows around it are read; what is none there may have been one.
         Found::BadArray { line, message } => {
             let place = sink.here(line);
             sink.note(codes::CONVERT_ROW, Severity::Warning, &place, None, message);

@@ -54,6 +54,8 @@ pub struct LengthFile {
     pub below: u64,
     /// Rows that cannot be read.
     pub unreadable: u64,
+    /// Places where an array is damaged.
+    pub broken_arrays: u64,
     /// Where these are, if there are any.
     pub quarantine_file: Option<PathBuf>,
 }
@@ -151,6 +153,7 @@ fn split_file(
         skipped,
         below: report.below,
         unreadable: report.unreadable,
+        broken_arrays: report.broken_arrays,
         quarantine_file,
     })
 }
