@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::columns::{Passage, Row};
 use super::sink::{Place, Sink};
 use super::{Converted, Role};
-use crate::data::beir::{looks_like_header, parse_json_judgment, parse_text, parse_tsv_judgment, shorten};
+use crate::data::beir::{parse_judgment, parse_text, shorten};
 use crate::data::codes;
 use crate::issue::Severity;
 
@@ -103,15 +103,9 @@ impl Beir {
     }
 
     fn judge(&mut self, text: &str, first: bool, line: u64, sink: &mut Sink) -> Result<(), String> {
-        let parsed = if text.trim_start().starts_with('{') {
-            parse_json_judgment(text)
-        } else {
-            match parse_tsv_judgment(text) {
-                Err(_) if first && looks_like_header(text) => return Ok(()),
-                parsed => parsed,
-            }
+        let Some((query, document, score)) = parse_judgment(text, first)? else {
+            return Ok(());
         };
-        let (query, document, score) = parsed?;
         self.judgments.push(Judgment {
             query: self.queries.place(query),
             document: self.documents.place(document),
