@@ -30,6 +30,15 @@ pub(super) fn guard(field: &str, place: &Path, inputs: &[PathBuf], overwrite: bo
     Ok(())
 }
 
+/// The one spelling of a place, which need not exist.
+pub(super) fn real(place: &Path) -> PathBuf {
+    let place = std::path::absolute(place).unwrap_or_else(|_| place.to_path_buf());
+    fs::canonicalize(&place).unwrap_or_else(|_| match (place.parent(), place.file_name()) {
+        (Some(folder), Some(name)) => real(folder).join(name),
+        _ => place.clone(),
+    })
+}
+
 /// Where a quarantine goes that nobody gave a name.
 pub(super) fn quarantine_of(output: &str, given: Option<&str>) -> PathBuf {
     given.map_or_else(|| PathBuf::from(format!("{output}.quarantine")), PathBuf::from)
