@@ -179,7 +179,7 @@ export interface SplitReport {
   /** Groups of rows that share a query or a positive. */
   groups: number;
   largest_group: number;
-  /** Rows that cannot be read; they are on neither side. */
+  /** Rows that cannot be trained on, whatever their scores; they are on neither side. */
   unreadable: number;
   /** Places where an array is damaged, or joined to another; the rows around them are read. */
   broken_arrays: number;

@@ -16,7 +16,7 @@ const damaged = (report) => report.broken_arrays > 0 && ` Arrays are damaged or 
 
 /** How a split came out, with its two files. */
 export function splitUp({ report }, save) {
-  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} unreadable left out`,
+  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} that cannot be trained on left out`,
     report.largest_group > 1 && `; the largest group that belongs together has ${plural(report.largest_group, "row")}`, ".", damaged(report)),
   el("p", { class: "row" }, el("button", { type: "button", id: "save-train", onclick: () => save("train") }, "Download train.jsonl"),
     el("button", { type: "button", id: "save-dev", onclick: () => save("dev") }, "Download dev.jsonl"))];

@@ -1,15 +1,16 @@
 //! Splits training data into train and dev so that no query and no positive is on both sides.
 //!
-//! Rows that share a query or a positive belong together, and so do rows that share one of these with them. The groups
-//! are found in a first pass, in four bytes per row and about twenty per different text, and written in a second one.
+//! Rows that share a query or a positive belong together, and so do rows that share one of these with them; case and the
+//! amount of white space do not matter, as in the search for leaks. The groups are found in a first pass, in four bytes per
+//! row and about twenty per different text, and written in a second one.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::duplicates::fingerprint;
+use super::leaks::loose_fingerprint;
 use super::lines::{Found, LineSplitter, one_line};
-use super::record::{RecordView, Slot};
+use super::record::RecordView;
 use crate::random::{Stream, key};
 
 /// What decides a split.
@@ -44,7 +45,7 @@ pub struct SplitReport {
     pub groups: u64,
     /// Rows of the largest group.
     pub largest_group: u64,
-    /// Rows that cannot be read; they are on neither side.
+    /// Rows that cannot be trained on, whatever their scores; they are on neither side.
     pub unreadable: u64,
     /// Places where an array is damaged; what is no row there is on neither side.
     pub broken_arrays: u64,
@@ -135,16 +136,16 @@ impl Links {
                 return;
             }
         };
-        let Ok(view) = RecordView::parse(line.bytes) else {
+        let view = RecordView::parse(line.bytes).ok();
+        let Some(record) = view.and_then(|view| view.into_unscored_record().ok()) else {
             return self.parents.push(None);
         };
         let row = self.parents.len() as u32;
         self.parents.push(Some(row));
         // A query and a passage with the same words are one text: either would be known from the other side.
-        let lists = [Some(&view.pos), self.options.negatives_too.then_some(&view.neg)];
-        let passages = lists.into_iter().flatten().filter_map(Slot::given).flatten();
-        let texts = passages.filter_map(Slot::given).chain(view.query.given());
-        let fingerprints: Vec<u64> = texts.map(|text| fingerprint(text.trim().as_bytes())).collect();
+        let negatives = record.neg.iter().filter(|_| self.options.negatives_too);
+        let texts = record.pos.iter().chain(negatives).chain([&record.query]);
+        let fingerprints: Vec<u64> = texts.map(|text| loose_fingerprint(text)).collect();
         for text in fingerprints {
             let other = *self.first.entry(text).or_insert(row);
             self.join(row, other);
@@ -345,6 +346,23 @@ mod tests {
         assert_eq!((report.train, report.dev, report.groups), (900, 100, 1000));
         let (other, _) = split(&[&data], SplitOptions { seed: 1, ..options }, 4096);
         assert_ne!(one.dev, other.dev);
+    }
+
+    #[test]
+    fn texts_that_differ_in_case_or_blanks_stay_on_one_side() {
+        let rows = "{\"query\":\"What is X?\",\"pos\":[\"a\"]}\n{\"query\":\"what  is x? \",\"pos\":[\"b\"]}\n\
+                    {\"query\":\"c\",\"pos\":[\"WHAT IS X?\"],\"pos_scores\":3}\n";
+        let (_, report) = split(&[rows], SplitOptions::default(), 64);
+        assert_eq!((report.train, report.groups, report.unreadable), (3, 1, 0));
+    }
+
+    #[test]
+    fn rows_that_cannot_be_trained_on_get_no_side() {
+        let rows = "{\"foo\":1}\n{\"query\":\"\",\"pos\":[]}\n{\"query\":\"a\",\"pos\":\"shared\"}\n\
+                    {\"query\":\"b\",\"pos\":[\"shared\"]}\n";
+        let (out, report) = split(&[rows], SplitOptions::default(), 64);
+        assert_eq!((report.train, report.dev, report.unreadable), (1, 0, 3));
+        assert_eq!(out.train, b"{\"query\":\"b\",\"pos\":[\"shared\"]}\n");
     }
 
     #[test]

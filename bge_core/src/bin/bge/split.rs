@@ -42,7 +42,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     done.notes.iter().for_each(say);
     if done.report.unreadable > 0 {
         say(format!(
-            "warning: {} rows cannot be read and are on neither side; `bge validate` names them, `bge repair` sets them aside",
+            "warning: {} rows cannot be trained on and are on neither side; `bge validate` names them, `bge repair` sets them aside",
             done.report.unreadable
         ));
     }

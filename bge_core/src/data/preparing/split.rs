@@ -99,7 +99,7 @@ fn judge(report: &SplitReport, options: &SplitOptions) -> Result<()> {
     }
     let (share, unreadable) = (options.dev_share, report.unreadable);
     let message = if rows == 0 && unreadable > 0 {
-        format!("none of the {unreadable} rows can be read; `bge validate` says why")
+        format!("none of the {unreadable} rows can be trained on; `bge validate` says why")
     } else if rows == 0 {
         "the input has no rows".to_owned()
     } else if share * (rows as f64) < 1.0 {
