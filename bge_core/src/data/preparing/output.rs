@@ -70,6 +70,11 @@ impl Maybe {
         Ok(())
     }
 
+    /// Holds no handle any longer; nothing more can be put in.
+    pub(super) fn close(&mut self) -> Result<()> {
+        self.file.as_mut().map_or(Ok(()), NewFile::close)
+    }
+
     /// Gives the file its name, and says it. Without content, an older file of this name, which would tell of another run, is
     /// removed.
     pub(super) fn finish(self) -> Result<Option<PathBuf>> {
