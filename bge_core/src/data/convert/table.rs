@@ -79,7 +79,7 @@ impl Table {
         if self.reader.is_none() {
             self.open(sink, out);
         }
-        // Twice: the first empty input ends the last record.
+        // An empty input ends the last record.
         if self.length > 0 {
             self.read_some(&[], sink, out);
         }
