@@ -27,6 +27,8 @@ export interface Issue {
   path?: string;
   /** Counted from 1. */
   line?: number;
+  /** The number of the row, counted from 1, in a file that is a JSON array. */
+  element?: number;
   field?: string;
   message: string;
 }
@@ -169,6 +171,8 @@ export interface RepairReport {
 
 export interface Excerpt {
   line: number;
+  /** In a file that is a JSON array. */
+  element?: number;
   text: string;
   cut: boolean;
 }

@@ -92,7 +92,11 @@ fn the_search_for_leaks_reads_the_folders_that_evaluate_reads() {
     for (layout, (queries, qrels), judgments) in [
         ("trec", beir, "a 0 1 1\n"),
         ("blanks", beir, "query-id\tcorpus-id\tscore\na \t1\t1\nb\t1\t0\n"),
-        ("custom", custom, "{\"qid\": \"a\", \"docid\": \"1\", \"relevance\": 1}\n"),
+        (
+            "custom",
+            custom,
+            "{\"qid\": \"a\", \"docid\": \"1\", \"relevance\": 1}\n",
+        ),
     ] {
         let (code, out, err) = check(layout, queries, qrels, judgments);
         assert_eq!(code, 0, "{layout}: {err}");
@@ -101,7 +105,10 @@ fn the_search_for_leaks_reads_the_folders_that_evaluate_reads() {
     }
     let (code, _, err) = check("strangers", beir.0, beir.1, "c\t1\t1\n");
     assert_eq!(code, 1);
-    assert!(err.contains("test.tsv") && err.contains("are the ids the same?"), "{err}");
+    assert!(
+        err.contains("test.tsv") && err.contains("are the ids the same?"),
+        "{err}"
+    );
     let (code, _, err) = check("broken", beir.0, beir.1, "a\t1\t1\na\t1\n");
     assert_eq!(code, 1);
     assert!(err.contains("test.tsv:2") && err.contains("2 columns"), "{err}");
@@ -145,5 +152,8 @@ fn evaluation_data_is_read_in_beirs_layout() {
     ]);
     assert!(out.contains("0 rows with a query of it"), "{out}");
     let (code, _, err) = run(&[&data, "--eval_dataset", &at, "--eval_split", "none"]);
-    assert!(code == 1 && err.contains("splits that are there: dev, test"), "{err}");
+    assert!(
+        code == 1 && err.contains("splits that are there: dev, test"),
+        "{err}"
+    );
 }

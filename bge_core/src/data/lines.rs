@@ -8,17 +8,45 @@ use memchr::{memchr, memchr3};
 /// Longest record that is read, in bytes: 64 MiB.
 pub const DEFAULT_LIMIT: usize = 64 << 20;
 
+/// Where a record begins in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The number of the record, counted from 1, in a file that is an array: a whole array may be one line.
+    pub element: Option<u64>,
+}
+
+impl From<u64> for Position {
+    /// A line that is no element.
+    fn from(line: u64) -> Self {
+        Self { line, element: None }
+    }
+}
+
 /// One record's bytes and where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     /// Line number of its first byte, counted from 1.
     pub number: u64,
+    /// Its number among the records, counted from 1, in a file that is an array.
+    pub element: Option<u64>,
     /// Byte offset of its first byte in the file.
     pub offset: u64,
     /// The bytes without line ending; only the first ones if the record is over the limit.
     pub bytes: &'a [u8],
     /// Length of the whole record in bytes.
     pub length: u64,
+}
+
+impl Line<'_> {
+    /// Where it begins.
+    pub const fn position(&self) -> Position {
+        Position {
+            line: self.number,
+            element: self.element,
+        }
+    }
 }
 
 /// What a splitter finds.
@@ -55,6 +83,8 @@ pub struct LineSplitter {
     brackets: Brackets,
     bom: bool,
     array: bool,
+    /// Records so far.
+    records: u64,
     crlf: u64,
     blank: u64,
 }
@@ -117,6 +147,7 @@ impl LineSplitter {
             brackets: Brackets::Array,
             bom: false,
             array: false,
+            records: 0,
             crlf: 0,
             blank: 0,
         }
@@ -437,28 +468,30 @@ impl LineSplitter {
 
     #[inline]
     fn hand_out(&mut self, bytes: &[u8], length: u64, found: &mut impl FnMut(Found<'_>)) {
-        let (number, offset) = self.start;
-        if length > self.limit as u64 {
-            let bytes = bytes.get(..self.limit).unwrap_or(bytes);
-            found(Found::TooLong(Line {
-                number,
-                offset,
-                bytes,
-                length,
-            }));
-            return;
-        }
-        let bytes = trim_end(bytes);
+        let is_long = length > self.limit as u64;
+        let bytes = if is_long {
+            bytes.get(..self.limit).unwrap_or(bytes)
+        } else {
+            trim_end(bytes)
+        };
         if bytes.is_empty() {
             self.blank += 1;
             return;
         }
-        found(Found::Record(Line {
+        self.records += 1;
+        let (number, offset) = self.start;
+        let line = Line {
             number,
+            element: self.array.then_some(self.records),
             offset,
             bytes,
             length,
-        }));
+        };
+        found(if is_long {
+            Found::TooLong(line)
+        } else {
+            Found::Record(line)
+        });
     }
 }
 
@@ -544,7 +577,11 @@ mod tests {
         let (rows, complaints) = found(joined, LineSplitter::default());
         let lines: Vec<u64> = rows.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [1, 2, 2, 4, 5]);
-        assert!(rows.iter().zip(1..).all(|((_, row), at)| *row == format!("{{\"a\":{at}}}")));
+        assert!(
+            rows.iter()
+                .zip(1..)
+                .all(|((_, row), at)| *row == format!("{{\"a\":{at}}}"))
+        );
         let said: Vec<(u64, bool)> = complaints
             .iter()
             .map(|(line, message)| (*line, message.starts_with("rows follow")))
@@ -586,11 +623,11 @@ mod tests {
                 panic!("{item:?}")
             };
             assert!(bytes[line.offset as usize..].starts_with(line.bytes));
-            seen.push(line.number);
+            seen.push((line.number, line.element));
         };
         splitter.push(bytes, &mut look);
         splitter.finish(&mut look);
-        assert_eq!(seen, [2, 5]);
+        assert_eq!(seen, [(2, Some(1)), (5, Some(2))]);
         assert!(splitter.is_array());
     }
 }

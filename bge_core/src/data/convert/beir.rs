@@ -97,7 +97,7 @@ impl Beir {
         };
         if let Err(reason) = taken {
             sink.report.rows += 1;
-            let place = sink.here(line);
+            let place = sink.here(line.into());
             sink.set_aside(codes::CONVERT_ROW, &place, &reason, bytes, out);
         }
     }
@@ -142,7 +142,7 @@ impl Beir {
                     "the id `{}` already names another text, which is used; ids must be unique",
                     shorten(&id, 60)
                 );
-                let place = sink.here(line);
+                let place = sink.here(line.into());
                 sink.note(
                     codes::CONVERT_REPEATED_ID,
                     Severity::Warning,
@@ -169,7 +169,7 @@ impl Beir {
                 let message = format!("there is no file with {what}; a BEIR folder has all three");
                 let place = Place {
                     file: sink.file.clone(),
-                    line: 0,
+                    at: 0.into(),
                 };
                 sink.note(
                     codes::CONVERT_FILE_MISSING,
@@ -188,7 +188,7 @@ impl Beir {
         for judgment in std::mem::take(&mut self.judgments) {
             let place = Place {
                 file: judgment.file.clone(),
-                line: judgment.line,
+                at: judgment.line.into(),
             };
             let (query, document) = (
                 self.queries.id(judgment.query),
@@ -225,7 +225,7 @@ impl Beir {
         };
         let place = Place {
             file: first.file.clone(),
-            line: first.line,
+            at: first.line.into(),
         };
         let passages = |positive: bool| -> Vec<Passage> {
             let wanted = judgments

@@ -84,7 +84,7 @@ impl Table {
             self.read_some(&[], sink, out);
         }
         if self.columns.is_none() && !self.hopeless {
-            let place = sink.here(0);
+            let place = sink.here(0.into());
             let message = format!("the file is empty; its first line must name the columns: {KNOWN}");
             sink.note(codes::CONVERT_COLUMNS, Severity::Error, &place, None, &message);
         }
@@ -199,7 +199,7 @@ impl Table {
                 } else {
                     bytes
                 };
-                sink.take(self.start, row, bytes, out);
+                sink.take(self.start.into(), row, bytes, out);
             } else {
                 self.header(sink);
             }
@@ -238,7 +238,7 @@ impl Table {
             let role = |cell: &&str| (self.names.role(cell), (*cell).to_owned());
             cells.iter().map(role).collect()
         });
-        let place = sink.here(self.start);
+        let place = sink.here(self.start.into());
         let columns = columns.and_then(|columns| match problem(&columns) {
             Some(message) => Err(message),
             None => Ok(columns),
