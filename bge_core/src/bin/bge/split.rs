@@ -58,7 +58,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 fn warn_of_arrays(broken: u64) {
     if broken > 0 {
         say(format!(
-            "warning: arrays are damaged in {broken} places, or joined; rows around these are read, and `bge validate` names them"
+            "warning: places where an array is damaged or joined: {broken}; rows around them are read, and `bge validate` names them"
         ));
     }
 }
