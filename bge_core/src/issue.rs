@@ -29,7 +29,7 @@ pub struct Issue {
     pub line: Option<u64>,
     /// The number of the row, counted from 1, in a file that is a JSON array.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub element: Option<u64>,
+    pub element: Option<u32>,
     /// The field or flag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,

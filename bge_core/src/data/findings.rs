@@ -55,7 +55,7 @@ impl IssueLog {
             let mut issue = Issue::new(code, severity, message.to_string());
             issue.path = path.map(str::to_owned);
             issue.line = at.map(|at| at.line);
-            issue.element = at.and_then(|at| at.element);
+            issue.element = at.and_then(|at| at.element?.try_into().ok());
             issue.field = field.map(str::to_owned);
             group.first.push(issue);
         }

@@ -341,7 +341,6 @@ impl LineSplitter {
         for (used, &byte) in chunk.iter().enumerate() {
             match (byte, self.state) {
                 (b'\n', _) => self.number += 1,
-                (b' ' | b'\t' | b'\r', _) => {}
                 (b'[' | b'{', State::Closed { .. }) => {
                     self.complain(
                         "rows follow the end of the array; make one array or JSON lines of them, as `bge repair` does",
@@ -353,7 +352,7 @@ impl LineSplitter {
                         self.open_lines(used)
                     };
                 }
-                (_, State::Closed { complained: true }) => {}
+                (b' ' | b'\t' | b'\r', _) | (_, State::Closed { complained: true }) => {}
                 (_, State::Closed { .. }) => {
                     self.complain("there is text after the end of the array", found);
                     self.state = State::Closed { complained: true };

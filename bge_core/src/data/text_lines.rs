@@ -13,8 +13,16 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|error| Error::io(path, "open the file", error))?;
     let packed = path.extension().is_some_and(|extension| extension == "gz");
+    #[cfg(feature = "model")]
     let reader: Box<dyn Read> = if packed {
-        unpacked(file, path)?
+        Box::new(flate2::read::MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    };
+    #[cfg(not(feature = "model"))]
+    let reader: Box<dyn Read> = if packed {
+        let message = "this build cannot unpack .gz files; unpack it with gunzip";
+        return Err(Error::new(ErrorKind::Unsupported, message).with_path(path));
     } else {
         Box::new(file)
     };
@@ -56,15 +64,4 @@ pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Resu
             each(number, text)?;
         }
     }
-}
-
-#[cfg(feature = "model")]
-fn unpacked(file: File, _: &Path) -> Result<Box<dyn Read>> {
-    Ok(Box::new(flate2::read::MultiGzDecoder::new(file)))
-}
-
-#[cfg(not(feature = "model"))]
-fn unpacked(_: File, path: &Path) -> Result<Box<dyn Read>> {
-    let message = "this build cannot unpack .gz files; unpack it with gunzip";
-    Err(Error::new(ErrorKind::Unsupported, message).with_path(path))
 }
