@@ -72,6 +72,41 @@ fn among_good(line: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn in_an_array_on_one_line_a_finding_names_its_element() {
+    let good = GOOD.replace("good", "fine");
+    let array = format!("[{GOOD}, {good}, {{}}, {GOOD}, {{\"query\": \"q\", \"pos\": [\"p\"]}}]");
+    let report = validate(plain(), &[array.as_bytes(), GOOD.as_bytes()]);
+    let places = |code: &str| -> Vec<String> {
+        let group = report.issues.iter().find(|group| group.code == code);
+        let first = &group.unwrap_or_else(|| panic!("{code}: {report}")).first;
+        first.iter().map(ToString::to_string).collect()
+    };
+    assert!(places(codes::QUERY_MISSING)[0].starts_with("file0.jsonl:1: element 3: error"));
+    // Rows without negatives are judged at the end.
+    let without: Vec<bool> = places(codes::NEG_EMPTY)
+        .iter()
+        .map(|said| said.contains("element"))
+        .collect();
+    assert_eq!(without, [true, true]);
+    let repeated = places(codes::QUERY_REPEATED);
+    assert!(
+        repeated[0].starts_with("file0.jsonl:1: element 4: ")
+            && repeated[0].contains("the query of element 1;"),
+        "{repeated:?}"
+    );
+    assert!(
+        repeated[1].starts_with("file1.jsonl:1: warning")
+            && repeated[1].contains("of file0.jsonl, element 1;"),
+        "{repeated:?}"
+    );
+    assert!(
+        report.to_string().contains("file0.jsonl:1: element 3: "),
+        "{report}"
+    );
+    assert!(json(&report).contains("\"line\":1,\"element\":3,"));
+}
+
+#[test]
 fn what_the_validator_passes_the_trainer_reads() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.jsonl");

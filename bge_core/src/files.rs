@@ -151,12 +151,13 @@ pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
 /// A file under construction: it gets its name only when it is complete, and vanishes otherwise.
 #[derive(Debug)]
 pub struct NewFile {
-    file: BufWriter<File>,
+    /// `None` once it is closed.
+    file: Option<BufWriter<File>>,
     beside: PathBuf,
     place: PathBuf,
-    /// Folders that were made for it, the innermost first.
-    made: Vec<PathBuf>,
     done: bool,
+    /// Dropped after the file is removed.
+    _made: MadeFolders,
 }
 
 impl NewFile {
@@ -169,43 +170,37 @@ impl NewFile {
         }
         let name = place.file_name().unwrap_or_default().to_string_lossy();
         let beside = place.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let folders = place
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| !folder.as_os_str().is_empty());
-        let made: Vec<PathBuf> = folders
-            .take_while(|folder| !folder.exists())
-            .map(Path::to_path_buf)
-            .collect();
-        if let Some(parent) = made.first() {
-            fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
-        }
-        let file = File::create(&beside).map_err(|error| {
-            remove_empty(&made);
-            Error::io(place, "write this file", error)
-        })?;
+        let made = MadeFolders::around(place)?;
+        let file = File::create(&beside).map_err(|error| Error::io(place, "write this file", error))?;
         Ok(Self {
-            file: BufWriter::new(file),
+            file: Some(BufWriter::new(file)),
             beside,
             place: place.to_path_buf(),
-            made,
             done: false,
+            _made: made,
         })
     }
 
     /// Adds bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.write_all(bytes);
+        let file = self.file.as_mut().ok_or(std::io::ErrorKind::BrokenPipe.into());
+        let written = file.and_then(|file| file.write_all(bytes));
         written.map_err(|error| Error::io(&self.place, "write this file", error))
     }
 
-    /// Makes sure that the file is on disk and gives it its name; an older file there is replaced.
+    /// Makes sure that all bytes are on disk and holds no handle any longer; nothing can be written after it.
+    pub fn close(&mut self) -> Result<()> {
+        let Some(mut file) = self.file.take() else {
+            return Ok(());
+        };
+        let closed = file.flush().and_then(|()| file.get_ref().sync_all());
+        closed.map_err(|error| Error::io(&self.place, "write this file", error))
+    }
+
+    /// Closes the file and gives it its name; an older file there is replaced.
     pub fn finish(mut self) -> Result<()> {
-        let moved = (|| {
-            self.file.flush()?;
-            self.file.get_ref().sync_all()?;
-            fs::rename(&self.beside, &self.place)
-        })();
+        self.close()?;
+        let moved = fs::rename(&self.beside, &self.place);
         moved.map_err(|error| Error::io(&self.place, "write this file", error))?;
         self.done = true;
         Ok(())
@@ -216,15 +211,35 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.done {
             let _ = fs::remove_file(&self.beside);
-            remove_empty(&self.made);
         }
     }
 }
 
-/// Removes folders that nothing is in.
-fn remove_empty(folders: &[PathBuf]) {
-    for folder in folders {
-        let _ = fs::remove_dir(folder);
+/// Folders that were made, the innermost first; those that are empty when this is dropped are removed.
+#[derive(Debug)]
+pub(crate) struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes the folders on the way to a file.
+    pub(crate) fn around(place: &Path) -> Result<Self> {
+        let folders = place
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let made = Self(folders.map(Path::to_path_buf).collect());
+        if let Some(parent) = made.0.first() {
+            fs::create_dir_all(parent).map_err(|error| Error::io(parent, "create this folder", error))?;
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Fails where something is in it, as it should.
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 

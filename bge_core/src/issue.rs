@@ -27,6 +27,9 @@ pub struct Issue {
     /// The line in it, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// The number of the row, counted from 1, in a file that is a JSON array.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub element: Option<u32>,
     /// The field or flag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
@@ -42,6 +45,7 @@ impl Issue {
             severity,
             path: None,
             line: None,
+            element: None,
             field: None,
             message: message.into(),
         }
@@ -84,6 +88,9 @@ impl std::fmt::Display for Issue {
         }
         if self.path.is_some() || self.line.is_some() {
             write!(f, " ")?;
+        }
+        if let Some(element) = self.element {
+            write!(f, "element {element}: ")?;
         }
         write!(f, "{severity}[{}]: ", self.code)?;
         if let Some(field) = &self.field {

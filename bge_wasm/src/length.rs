@@ -112,6 +112,7 @@ struct Described {
     longest: u64,
     below: u64,
     unreadable: u64,
+    broken_arrays: u64,
 }
 
 #[derive(Serialize)]
@@ -138,6 +139,7 @@ impl From<&LengthReport> for Described {
             longest: report.longest,
             below: report.below,
             unreadable: report.unreadable,
+            broken_arrays: report.broken_arrays,
         }
     }
 }

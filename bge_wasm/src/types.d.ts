@@ -27,6 +27,8 @@ export interface Issue {
   path?: string;
   /** Counted from 1. */
   line?: number;
+  /** The number of the row, counted from 1, in a file that is a JSON array. */
+  element?: number;
   field?: string;
   message: string;
 }
@@ -169,6 +171,8 @@ export interface RepairReport {
 
 export interface Excerpt {
   line: number;
+  /** In a file that is a JSON array. */
+  element?: number;
   text: string;
   cut: boolean;
 }
@@ -179,8 +183,10 @@ export interface SplitReport {
   /** Groups of rows that share a query or a positive. */
   groups: number;
   largest_group: number;
-  /** Rows that cannot be read; they are on neither side. */
+  /** Rows that cannot be trained on, whatever their scores; they are on neither side. */
   unreadable: number;
+  /** Places where an array is damaged, or joined to another; the rows around them are read. */
+  broken_arrays: number;
 }
 
 /** What a file holds. Of a BEIR folder, judgments (`qrels`) are pushed first, then queries, then the corpus. */
@@ -226,6 +232,8 @@ export interface LengthReport {
   /** Rows shorter than the first length. */
   below: number;
   unreadable: number;
+  /** Places where an array is damaged, or joined to another; the rows around them are read. */
+  broken_arrays: number;
 }
 
 export interface PlanRequest {

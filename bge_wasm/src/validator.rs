@@ -1,15 +1,12 @@
 //! The streaming validator: chunks of files go in, the report of `bge validate` comes out.
 
-use bge_core::data::session::FileRole;
+use bge_core::data::session::{FileRole, NO_IN_BATCH_NEG};
 use bge_core::data::{ValidationOptions, ValidationSession};
 use bge_core::{Issue, Severity};
 use serde_json::json;
 use wasm_bindgen::prelude::{JsError, JsValue, wasm_bindgen};
 
 use crate::values::{JsResult, config_of, lines, module_of, to_error, to_js, to_text};
-
-/// The ending of a file or folder name that switches in-batch negatives off in same-dataset mode.
-const MARKER: &str = "no_in_batch_neg";
 
 /// A validation under way. Its memory does not grow with the data.
 #[wasm_bindgen]
@@ -55,7 +52,10 @@ impl Validator {
     pub fn start_file(&mut self, name: &str, argument: Option<u32>, folder: Option<String>) -> JsResult<()> {
         let file = name.rsplit('/').next().unwrap_or(name);
         let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-        let marked = stem.ends_with(MARKER) || folder.as_ref().is_some_and(|name| name.ends_with(MARKER));
+        let marked = [Some(stem), folder.as_deref()]
+            .into_iter()
+            .flatten()
+            .any(|name| name.ends_with(NO_IN_BATCH_NEG));
         let role = FileRole {
             name: name.to_owned(),
             argument: argument.unwrap_or_default() as usize,

@@ -134,6 +134,9 @@ test("lines that a report points at are found", () => {
   const excerpts = new bge.Excerpts(Uint32Array.of(3, 6), 12);
   for (const byte of SAMPLES.bad) excerpts.push(Uint8Array.of(byte));
   assert.deepEqual(excerpts.finish(), [{ line: 3, text: ROWS[2].slice(0, 12), cut: true }, { line: 6, text: ROWS[5].slice(0, 12), cut: true }]);
+  const elements = new bge.Excerpts(Uint32Array.of(1), 12, Uint32Array.of(2));
+  elements.push(new TextEncoder().encode("[{},{},{}]"));
+  assert.deepEqual(elements.finish(), [{ line: 1, text: "{}", cut: false, element: 2 }]);
 });
 
 test("the main module stays within 700 KB, 250 KB packed, settings within 450 and 180, tools within 460 and 190", () => {

@@ -84,8 +84,9 @@ export function finding(group, excerpts) {
   const mended = MENDABLE.has(group.code);
   const places = group.first.map((issue) => {
     const where = [issue.path, issue.line].filter((part) => part != null).join(":");
-    const text = excerpts[issue.path]?.[issue.line];
-    return el("li", {}, where && el("span", { class: "where" }, `${where} `), issue.field && el("b", {}, `${issue.field}: `), issue.message,
+    const element = issue.element && `element ${issue.element}`;
+    const text = excerpts[issue.path]?.[element ?? issue.line];
+    return el("li", {}, where && el("span", { class: "where" }, `${where} `), element && `${element}: `, issue.field && el("b", {}, `${issue.field}: `), issue.message,
       text && el("code", {}, text));
   });
   const more = group.total - group.first.length;

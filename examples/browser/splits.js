@@ -12,10 +12,12 @@ export function sides(start) {
       el("button", { type: "button", id: "start-split", onclick: () => start(Math.min(50, Math.max(1, Number(share.value) || 5)) / 100, said) }, "Split")), said);
 }
 
+const damaged = (report) => report.broken_arrays > 0 && ` Arrays are damaged or joined in ${plural(report.broken_arrays, "place")}; the rows around are read.`;
+
 /** How a split came out, with its two files. */
 export function splitUp({ report }, save) {
-  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} unreadable left out`,
-    report.largest_group > 1 && `; the largest group that belongs together has ${plural(report.largest_group, "row")}`, "."),
+  return [el("p", {}, `${plural(report.train, "row")} for train, ${count(report.dev)} for dev`, report.unreadable > 0 && `, ${count(report.unreadable)} that cannot be trained on left out`,
+    report.largest_group > 1 && `; the largest group that belongs together has ${plural(report.largest_group, "row")}`, ".", damaged(report)),
   el("p", { class: "row" }, el("button", { type: "button", id: "save-train", onclick: () => save("train") }, "Download train.jsonl"),
     el("button", { type: "button", id: "save-dev", onclick: () => save("dev") }, "Download dev.jsonl"))];
 }
@@ -51,7 +53,7 @@ export function bucketed({ report }, unit, save) {
     el("td", { class: "n" }, count(bucket.rows)), el("td", {}, bucket.rows > 0 && el("button", { type: "button", "data-bucket": bucket.label, "aria-label": `Download the rows ${bucket.label}`, onclick: () => save(at) }, "Download"))));
   const aside = report.below + report.unreadable;
   return [el("p", {}, `The longest row has ${plural(report.longest, unit.slice(0, -1))}, the mean is ${count(Math.round(report.mean_length))}.`,
-    aside > 0 && ` ${plural(aside, "row")} set aside: ${report.below > 0 ? `${count(report.below)} shorter than the first length` : ""}${report.below > 0 && report.unreadable > 0 ? ", " : ""}${report.unreadable > 0 ? `${count(report.unreadable)} unreadable` : ""}.`),
+    aside > 0 && ` ${plural(aside, "row")} set aside: ${report.below > 0 ? `${count(report.below)} shorter than the first length` : ""}${report.below > 0 && report.unreadable > 0 ? ", " : ""}${report.unreadable > 0 ? `${count(report.unreadable)} unreadable` : ""}.`, damaged(report)),
   el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, unit), el("th", { scope: "col", class: "n" }, "rows"), el("th", { scope: "col" }, "file"))), el("tbody", {}, rows))),
   aside > 0 && el("p", {}, el("button", { type: "button", id: "save-below", onclick: () => save("quarantine") }, "Download what was set aside"))].filter(Boolean);
 }

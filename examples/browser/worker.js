@@ -103,18 +103,22 @@ async function validate({ files, config, module, tokenizer }) {
   }
 }
 
-/** The text of the lines that the report points at, by file. */
+/** How a report names a row of a file: by its line, or by its number in an array. */
+const rowOf = ({ line, element }) => element ? `element ${element}` : line;
+
+/** The text of the rows that the report points at, by file and row. */
 async function excerpts(files, report) {
   const wanted = new Map();
   for (const issue of report.issues.flatMap((group) => group.first)) {
-    if (issue.line && issue.path) wanted.set(issue.path, [...(wanted.get(issue.path) ?? []), issue.line]);
+    if (issue.line && issue.path) wanted.set(issue.path, [...(wanted.get(issue.path) ?? []), issue]);
   }
   const found = {};
   for (const { file, name } of files) {
     if (!wanted.has(name)) continue;
-    const search = new bge.Excerpts(Uint32Array.from(wanted.get(name)), 240);
+    const numbers = (kind) => Uint32Array.from(wanted.get(name), (issue) => issue[kind] ?? 0);
+    const search = new bge.Excerpts(numbers("line"), 240, numbers("element"));
     await stream(file, (chunk) => search.push(chunk));
-    found[name] = Object.fromEntries(search.finish().map(({ line, text, cut }) => [line, cut ? `${text}…` : text]));
+    found[name] = Object.fromEntries(search.finish().map(({ text, cut, ...place }) => [rowOf(place), cut ? `${text}…` : text]));
     search.free();
   }
   return found;

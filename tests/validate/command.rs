@@ -72,6 +72,49 @@ fn the_command_takes_paths_anywhere_and_ends_with_the_verdict() {
 }
 
 #[test]
+fn the_search_for_leaks_reads_the_folders_that_evaluate_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("train.jsonl");
+    fs::write(&data, GOOD).unwrap();
+    let check = |layout: &str, queries: &str, qrels: &str, judgments: &str| {
+        let at = folder.path().join(layout);
+        fs::create_dir_all(at.join(qrels).parent().unwrap()).unwrap();
+        let corpus = "{\"_id\": \"1\", \"title\": null, \"text\": \"good positive\"}\n";
+        fs::write(at.join("corpus.jsonl"), corpus).unwrap();
+        let texts = "{\"_id\": \"a\", \"text\": \"good query\"}\n{\"_id\": \"b\", \"text\": \"x\"}\n";
+        fs::write(at.join(queries), texts).unwrap();
+        fs::write(at.join(qrels), judgments).unwrap();
+        let (data, at) = (data.display().to_string(), at.display().to_string());
+        run(&[&data, "--train_group_size", "2", "--eval_dataset", &at])
+    };
+    let beir = ("queries.jsonl", "qrels/test.tsv");
+    let custom = ("test_queries.jsonl", "test_qrels.jsonl");
+    for (layout, (queries, qrels), judgments) in [
+        ("trec", beir, "a 0 1 1\n"),
+        ("blanks", beir, "query-id\tcorpus-id\tscore\na \t1\t1\nb\t1\t0\n"),
+        (
+            "custom",
+            custom,
+            "{\"qid\": \"a\", \"docid\": \"1\", \"relevance\": 1}\n",
+        ),
+    ] {
+        let (code, out, err) = check(layout, queries, qrels, judgments);
+        assert_eq!(code, 0, "{layout}: {err}");
+        let found = "1 query and 1 document; 1 row with a query of it, 1 row with a document of it";
+        assert!(out.contains(found), "{layout}: {out}");
+    }
+    let (code, _, err) = check("strangers", beir.0, beir.1, "c\t1\t1\n");
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("test.tsv") && err.contains("are the ids the same?"),
+        "{err}"
+    );
+    let (code, _, err) = check("broken", beir.0, beir.1, "a\t1\t1\na\t1\n");
+    assert_eq!(code, 1);
+    assert!(err.contains("test.tsv:2") && err.contains("2 columns"), "{err}");
+}
+
+#[test]
 fn evaluation_data_is_read_in_beirs_layout() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -109,5 +152,8 @@ fn evaluation_data_is_read_in_beirs_layout() {
     ]);
     assert!(out.contains("0 rows with a query of it"), "{out}");
     let (code, _, err) = run(&[&data, "--eval_dataset", &at, "--eval_split", "none"]);
-    assert!(code == 1 && err.contains("none.tsv"), "{err}");
+    assert!(
+        code == 1 && err.contains("splits that are there: dev, test"),
+        "{err}"
+    );
 }

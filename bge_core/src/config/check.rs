@@ -327,7 +327,8 @@ impl FinetuneConfig {
         let model = &self.model;
         findings.remote_code(model.trust_remote_code);
         if model.config_name.is_some() {
-            let message = "the config in the model's own folder is read, as FlagEmbedding does; this one has no effect";
+            let message =
+                "the config in the model's own folder is read, as FlagEmbedding does; this one has no effect";
             findings.warning("config.no_effect", "config_name", message);
         }
         if !model.use_fast_tokenizer {

@@ -49,8 +49,19 @@ pub(crate) fn parse_text(line: &str, with_title: bool) -> Result<(String, String
     Ok((id, joined))
 }
 
+/// The query, document and score of a judgment, in JSON or in columns; `None` for the header on the first line.
+pub(crate) fn parse_judgment(line: &str, first: bool) -> Result<Option<(String, String, f64)>, String> {
+    if line.trim_start().starts_with('{') {
+        return parse_json_judgment(line).map(Some);
+    }
+    match parse_tsv_judgment(line) {
+        Err(_) if first && looks_like_header(line) => Ok(None),
+        parsed => parsed.map(Some),
+    }
+}
+
 /// A header names its columns: its last one is a word, in quotes or not.
-pub(crate) fn looks_like_header(line: &str) -> bool {
+fn looks_like_header(line: &str) -> bool {
     line.split(['\t', ' ']).next_back().is_some_and(|last| {
         last.trim()
             .trim_start_matches('"')
@@ -59,7 +70,7 @@ pub(crate) fn looks_like_header(line: &str) -> bool {
 }
 
 /// `query document score`, or TREC's `query iteration document score`.
-pub(crate) fn parse_tsv_judgment(line: &str) -> Result<(String, String, f64), String> {
+fn parse_tsv_judgment(line: &str) -> Result<(String, String, f64), String> {
     let columns: Vec<&str> = if line.contains('\t') {
         line.split('\t').map(str::trim).collect()
     } else {
@@ -84,7 +95,7 @@ pub(crate) fn parse_tsv_judgment(line: &str) -> Result<(String, String, f64), St
 }
 
 /// A judgment as a JSON object.
-pub(crate) fn parse_json_judgment(line: &str) -> Result<(String, String, f64), String> {
+fn parse_json_judgment(line: &str) -> Result<(String, String, f64), String> {
     let object = parse_object(line)?;
     let query = take_id(&object, &["qid", "query-id", "query_id"])?;
     let document = take_id(&object, &["docid", "corpus-id", "corpus_id", "doc_id"])?;

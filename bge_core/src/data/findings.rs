@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::lines::Position;
 use crate::issue::{Issue, Severity};
 
 /// All findings of one code and severity.
@@ -43,7 +44,7 @@ impl IssueLog {
         code: &'static str,
         severity: Severity,
         path: Option<&str>,
-        line: Option<u64>,
+        at: Option<Position>,
         field: Option<&str>,
         message: fmt::Arguments<'_>,
     ) {
@@ -53,7 +54,8 @@ impl IssueLog {
         if group.first.len() < most {
             let mut issue = Issue::new(code, severity, message.to_string());
             issue.path = path.map(str::to_owned);
-            issue.line = line;
+            issue.line = at.map(|at| at.line);
+            issue.element = at.and_then(|at| at.element?.try_into().ok());
             issue.field = field.map(str::to_owned);
             group.first.push(issue);
         }

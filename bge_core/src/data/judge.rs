@@ -310,8 +310,8 @@ fn log_places(
     places: &Places,
     message: &str,
 ) {
-    for &line in &places.first_lines {
-        log.add(code, severity, file, Some(line), field, format_args!("{message}"));
+    for &at in &places.first {
+        log.add(code, severity, file, Some(at), field, format_args!("{message}"));
     }
-    log.add_total(code, severity, places.total - places.first_lines.len() as u64);
+    log.add_total(code, severity, places.total - places.first.len() as u64);
 }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::lines::{DEFAULT_LIMIT, Found, LineSplitter, one_line};
+use super::lines::{DEFAULT_LIMIT, Found, LineSplitter, Position, one_line};
 use super::record::{RecordView, Slot};
 use super::repair::quarantine;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,6 +59,8 @@ pub struct LengthReport {
     pub below: u64,
     /// Rows that cannot be read, in the quarantine.
     pub unreadable: u64,
+    /// Places where an array is damaged; what is no row there is in no range.
+    pub broken_arrays: u64,
 }
 
 impl LengthReport {
@@ -73,7 +75,7 @@ impl LengthReport {
 pub struct ByLength {
     /// The rows of each range, in the order of [`LengthReport::buckets`].
     pub buckets: Vec<Vec<u8>>,
-    /// `{"file", "line", "reason", "text"}` of rows in no range.
+    /// `{"file", "line", "reason", "text"}` of rows in no range, in arrays with their number as "element".
     pub quarantine: Vec<u8>,
 }
 
@@ -87,8 +89,8 @@ struct Desk<'a> {
     file: String,
     count: LengthCounter<'a>,
     report: LengthReport,
-    /// Rows that are still to be measured, with their lines.
-    waiting: Vec<(u64, Vec<u8>)>,
+    /// Rows that are still to be measured, with their places.
+    waiting: Vec<(Position, Vec<u8>)>,
     bytes: usize,
 }
 
@@ -170,7 +172,7 @@ impl Desk<'_> {
         match found {
             Found::Record(line) => {
                 self.bytes += line.bytes.len();
-                self.waiting.push((line.number, line.bytes.to_vec()));
+                self.waiting.push((line.position(), line.bytes.to_vec()));
                 if self.bytes >= BATCH_BYTES {
                     self.measure(out);
                 }
@@ -180,10 +182,9 @@ impl Desk<'_> {
                 self.report.unreadable += 1;
                 let reason = format!("the record has {} bytes", line.length);
                 let start = line.bytes.get(..1000).unwrap_or(line.bytes);
-                quarantine(&mut out.quarantine, &self.file, line.number, &reason, start);
+                quarantine(&mut out.quarantine, &self.file, line.position(), &reason, start);
             }
-            // The elements themselves were read.
-            Found::BadArray { .. } => {}
+            Found::BadArray { .. } => self.report.broken_arrays += 1,
         }
     }
 
@@ -211,7 +212,7 @@ impl Desk<'_> {
         }
         let mut lengths = (self.count)(&texts).into_iter();
         out.buckets.resize_with(self.report.buckets.len(), Vec::new);
-        for (((line, bytes), view), many) in waiting.iter().zip(&views).zip(many) {
+        for (((at, bytes), view), many) in waiting.iter().zip(&views).zip(many) {
             let length = lengths.by_ref().take(many).max().unwrap_or_default() as u64;
             let broken = view.as_ref().err();
             let reason = match broken {
@@ -224,7 +225,7 @@ impl Desk<'_> {
                     Err(reason) => reason,
                 },
             };
-            quarantine(&mut out.quarantine, &self.file, *line, &reason, bytes);
+            quarantine(&mut out.quarantine, &self.file, *at, &reason, bytes);
         }
     }
 
@@ -327,6 +328,13 @@ mod tests {
             aside.contains("\"line\":2") && aside.contains("nonsense"),
             "{aside}"
         );
+    }
+
+    #[test]
+    fn rows_behind_an_array_are_measured_too() {
+        let joined = format!("[{}]\n[{}]\n{}", row(4, "pos"), row(6, "pos"), row(8, "pos"));
+        let (_, report) = split(&[0], &[&joined], 5);
+        assert_eq!((report.rows, report.longest, report.broken_arrays), (3, 8, 2));
     }
 
     #[test]

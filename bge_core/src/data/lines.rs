@@ -1,23 +1,52 @@
 //! Cuts bytes into records: numbered JSON lines, or the elements of one JSON array.
 //!
-//! Bytes come in chunks of any size; the same bytes give the same records whatever the chunk borders.
+//! Bytes come in chunks of any size; the same bytes give the same records whatever the chunk borders. Rows behind the end of
+//! an array, as joined files have them, are records too, and a complaint.
 
 use memchr::{memchr, memchr3};
 
 /// Longest record that is read, in bytes: 64 MiB.
 pub const DEFAULT_LIMIT: usize = 64 << 20;
 
+/// Where a record begins in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The number of the record, counted from 1, in a file that is an array: a whole array may be one line.
+    pub element: Option<u64>,
+}
+
+impl From<u64> for Position {
+    /// A line that is no element.
+    fn from(line: u64) -> Self {
+        Self { line, element: None }
+    }
+}
+
 /// One record's bytes and where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     /// Line number of its first byte, counted from 1.
     pub number: u64,
+    /// Its number among the records, counted from 1, in a file that is an array.
+    pub element: Option<u64>,
     /// Byte offset of its first byte in the file.
     pub offset: u64,
     /// The bytes without line ending; only the first ones if the record is over the limit.
     pub bytes: &'a [u8],
     /// Length of the whole record in bytes.
     pub length: u64,
+}
+
+impl Line<'_> {
+    /// Where it begins.
+    pub const fn position(&self) -> Position {
+        Position {
+            line: self.number,
+            element: self.element,
+        }
+    }
 }
 
 /// What a splitter finds.
@@ -54,6 +83,8 @@ pub struct LineSplitter {
     brackets: Brackets,
     bom: bool,
     array: bool,
+    /// Records so far.
+    records: u64,
     crlf: u64,
     blank: u64,
 }
@@ -116,6 +147,7 @@ impl LineSplitter {
             brackets: Brackets::Array,
             bom: false,
             array: false,
+            records: 0,
             crlf: 0,
             blank: 0,
         }
@@ -243,27 +275,33 @@ impl LineSplitter {
                     self.blank += 1;
                 }
                 b' ' | b'\t' | b'\r' => {}
-                b'[' if self.brackets != Brackets::Nothing => {
-                    self.start = (self.number, self.offset + used as u64);
-                    self.offset += used as u64 + 1;
-                    self.array = true;
-                    self.state = if self.brackets == Brackets::Array {
-                        State::Between { after_comma: false }
-                    } else {
-                        State::Opened
-                    };
-                    return used + 1;
-                }
-                _ => {
-                    self.offset += used as u64;
-                    self.start = (self.number, self.offset);
-                    self.state = State::Lines;
-                    return used;
-                }
+                b'[' if self.brackets != Brackets::Nothing => return self.open_array(used),
+                _ => return self.open_lines(used),
             }
         }
         self.offset += chunk.len() as u64;
         chunk.len()
+    }
+
+    /// Begins an array, or the list of the first line, at a bracket behind so many bytes.
+    fn open_array(&mut self, used: usize) -> usize {
+        self.start = (self.number, self.offset + used as u64);
+        self.offset += used as u64 + 1;
+        self.array = true;
+        self.state = if self.brackets == Brackets::Array {
+            State::Between { after_comma: false }
+        } else {
+            State::Opened
+        };
+        used + 1
+    }
+
+    /// Begins JSON lines behind so many bytes.
+    fn open_lines(&mut self, used: usize) -> usize {
+        self.offset += used as u64;
+        self.start = (self.number, self.offset);
+        self.state = State::Lines;
+        used
     }
 
     fn take_opened(&mut self, chunk: &[u8]) -> usize {
@@ -303,6 +341,17 @@ impl LineSplitter {
         for (used, &byte) in chunk.iter().enumerate() {
             match (byte, self.state) {
                 (b'\n', _) => self.number += 1,
+                (b'[' | b'{', State::Closed { .. }) => {
+                    self.complain(
+                        "rows follow the end of the array; make one array or JSON lines of them, as `bge repair` does",
+                        found,
+                    );
+                    return if byte == b'[' {
+                        self.open_array(used)
+                    } else {
+                        self.open_lines(used)
+                    };
+                }
                 (b' ' | b'\t' | b'\r', _) | (_, State::Closed { complained: true }) => {}
                 (_, State::Closed { .. }) => {
                     self.complain("there is text after the end of the array", found);
@@ -418,28 +467,30 @@ impl LineSplitter {
 
     #[inline]
     fn hand_out(&mut self, bytes: &[u8], length: u64, found: &mut impl FnMut(Found<'_>)) {
-        let (number, offset) = self.start;
-        if length > self.limit as u64 {
-            let bytes = bytes.get(..self.limit).unwrap_or(bytes);
-            found(Found::TooLong(Line {
-                number,
-                offset,
-                bytes,
-                length,
-            }));
-            return;
-        }
-        let bytes = trim_end(bytes);
+        let is_long = length > self.limit as u64;
+        let bytes = if is_long {
+            bytes.get(..self.limit).unwrap_or(bytes)
+        } else {
+            trim_end(bytes)
+        };
         if bytes.is_empty() {
             self.blank += 1;
             return;
         }
-        found(Found::Record(Line {
+        self.records += 1;
+        let (number, offset) = self.start;
+        let line = Line {
             number,
+            element: self.array.then_some(self.records),
             offset,
             bytes,
             length,
-        }));
+        };
+        found(if is_long {
+            Found::TooLong(line)
+        } else {
+            Found::Record(line)
+        });
     }
 }
 
@@ -489,6 +540,7 @@ mod tests {
             &b"\xef\xbb\xbf{\"a\":1}\r\n\n  \t\r\n{\"b\":\"\\\"]\"}\n{}"[..],
             b" \n\n [ {\"a\": \"x,]\\\\\"} ,\n[1,2], 3,\n ,{\"b\":\n[{}]}\n]\n tail",
             b"[]",
+            b"[1, 2]\n[3,\n4] , tail [5]\n{\"a\": 6}\r\n{\"a\":\n[7]",
             b"[{\"a\": \"\\\"",
             b"[1,]",
             b"\xef\xbb",
@@ -504,6 +556,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_behind_an_array_are_records_and_a_complaint() {
+        let found = |bytes: &str, mut splitter: LineSplitter| {
+            let (mut rows, mut complaints) = (Vec::new(), Vec::new());
+            let mut look = |item: Found<'_>| match item {
+                Found::BadArray { line, message } => complaints.push((line, message)),
+                Found::Record(line) | Found::TooLong(line) => {
+                    rows.push((line.number, String::from_utf8_lossy(line.bytes).into_owned()));
+                }
+            };
+            splitter.push(bytes.as_bytes(), &mut look);
+            splitter.finish(&mut look);
+            (rows, complaints)
+        };
+        let joined = "[{\"a\":1}]\n[{\"a\":2},{\"a\":3}]\n, tail\n{\"a\":4}\n{\"a\":5}";
+        let (rows, complaints) = found(joined, LineSplitter::default());
+        let lines: Vec<u64> = rows.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 2, 2, 4, 5]);
+        assert!(
+            rows.iter()
+                .zip(1..)
+                .all(|((_, row), at)| *row == format!("{{\"a\":{at}}}"))
+        );
+        let said: Vec<(u64, bool)> = complaints
+            .iter()
+            .map(|(line, message)| (*line, message.starts_with("rows follow")))
+            .collect();
+        assert_eq!(said, [(2, true), (3, false), (4, true)]);
+        let lists = "[[\"a\",\"b\"]]\n[\"c\",\"d\"]\n";
+        let (rows, _) = found(lists, LineSplitter::for_text_lists(DEFAULT_LIMIT));
+        assert_eq!(rows.last(), Some(&(2, "[\"c\",\"d\"]".to_owned())));
     }
 
     #[test]
@@ -537,11 +622,11 @@ mod tests {
                 panic!("{item:?}")
             };
             assert!(bytes[line.offset as usize..].starts_with(line.bytes));
-            seen.push(line.number);
+            seen.push((line.number, line.element));
         };
         splitter.push(bytes, &mut look);
         splitter.finish(&mut look);
-        assert_eq!(seen, [2, 5]);
+        assert_eq!(seen, [(2, Some(1)), (5, Some(2))]);
         assert!(splitter.is_array());
     }
 }

@@ -13,7 +13,7 @@
 //! `preparing`, in builds with the feature `model`, does this to files. A [`session`] holds the same bytes against all [`rules`] for a [`report`].
 
 pub(crate) mod beir;
-#[cfg(feature = "model")]
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod beir_folder;
 pub mod codes;
 pub mod convert;
@@ -47,6 +47,8 @@ pub mod split;
 mod tally;
 pub mod task;
 pub mod template;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) mod text_lines;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use dataset::Dataset;

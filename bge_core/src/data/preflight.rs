@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
 
-use serde::Deserialize;
-
+use super::beir::{parse_judgment, parse_text};
+use super::beir_folder::BeirFiles;
 use super::leaks::EvaluationTexts;
 use super::report::DatasetReport;
 use super::session::{FileRole, Progress, TokenCounter, ValidationOptions, ValidationSession};
 use super::source::{DataFile, find};
+use super::text_lines::for_each_line;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes read at once, which stay in the processor's cache; progress is reported as often.
@@ -84,88 +85,49 @@ pub fn validate_files(
     Ok(report)
 }
 
-/// A line of `corpus.jsonl` or `queries.jsonl`.
-#[derive(Deserialize)]
-struct Document {
-    #[serde(rename = "_id", alias = "id")]
-    id: serde_json::Value,
-    #[serde(default)]
-    title: String,
-    text: String,
-}
-
 impl EvaluationTexts {
-    /// Reads the judged queries of a split and all documents of a folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`,
-    /// `qrels/SPLIT.tsv`, each also as `.gz` in builds that can unpack).
+    /// Reads the queries of a split that have a relevant document, and all documents, of a folder that `bge evaluate` reads
+    /// (BEIR's layout or FlagEmbedding's; each file also as `.gz` in builds that can unpack).
     pub fn read(folder: &Path, split: &str) -> Result<Self> {
+        let files = BeirFiles::locate(folder, split)?;
         let mut judged = BTreeSet::new();
-        each_line(&folder.join("qrels").join(format!("{split}.tsv")), |line| {
-            judged.extend(line.split('\t').next().map(str::to_owned));
-            Ok(())
-        })?;
-        let parse = |line: &str| {
-            serde_json::from_str::<Document>(line).map_err(|error| {
-                Error::new(ErrorKind::InvalidData, "is not a document with `_id` and `text`")
-                    .with_source(error)
-            })
-        };
-        let mut texts = Self::default();
-        each_line(&folder.join("queries.jsonl"), |line| {
-            let query = parse(line)?;
-            let id = query
-                .id
-                .as_str()
-                .map_or_else(|| query.id.to_string(), str::to_owned);
-            if judged.contains(&id) {
-                texts.add_query(&query.text);
+        let mut first = true;
+        each_line(&files.judgments, |line| {
+            if let Some((query, _, score)) = parse_judgment(line, std::mem::take(&mut first))?
+                && score > 0.0
+            {
+                judged.insert(query);
             }
             Ok(())
         })?;
-        each_line(&folder.join("corpus.jsonl"), |line| {
-            let document = parse(line)?;
-            texts.add_passage(format!("{} {}", document.title, document.text).trim());
+        let mut texts = Self::default();
+        each_line(&files.queries, |line| {
+            let (id, text) = parse_text(line, false)?;
+            if judged.contains(&id) {
+                texts.add_query(&text);
+            }
+            Ok(())
+        })?;
+        if texts.queries.is_empty() {
+            let message = format!(
+                "no query that is judged with a score above 0 has a text in {}; are the ids the same?",
+                files.queries.display()
+            );
+            return Err(Error::new(ErrorKind::InvalidData, message).with_path(files.judgments));
+        }
+        each_line(&files.corpus, |line| {
+            let (_, text) = parse_text(line, true)?;
+            texts.add_passage(&text);
             Ok(())
         })?;
         Ok(texts)
     }
 }
 
-/// Calls `take` with each line that is not blank; its errors get path and line.
-fn each_line(path: &Path, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    let (path, mut reader) = open(path)?;
-    let mut line = String::new();
-    let mut number = 0;
-    loop {
-        line.clear();
-        number += 1;
-        let read = reader
-            .read_line(&mut line)
-            .map_err(|error| Error::io(&path, "read evaluation data", error).with_line(number))?;
-        if read == 0 {
-            return Ok(());
-        }
-        let line = line.trim_start_matches('\u{feff}').trim();
-        if !line.is_empty() {
-            take(line).map_err(|error| error.with_path(&path).with_line(number))?;
-        }
-    }
-}
-
-fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
-    let fail = |error| Error::io(path, "open evaluation data", error);
-    #[cfg(feature = "model")]
-    if !path.exists() {
-        let mut packed = path.as_os_str().to_owned();
-        packed.push(".gz");
-        if let Ok(file) = File::open(&packed) {
-            return Ok((
-                packed.into(),
-                Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-            ));
-        }
-    }
-    Ok((
-        path.to_path_buf(),
-        Box::new(BufReader::new(File::open(path).map_err(fail)?)),
-    ))
+/// Calls `take` with each line that is not blank, and says where one is bad.
+fn each_line(path: &Path, mut take: impl FnMut(&str) -> Result<(), String>) -> Result<()> {
+    for_each_line(path, |number, line| {
+        let bad = |message| Error::new(ErrorKind::InvalidData, message);
+        take(line).map_err(|message| bad(message).with_path(path).with_line(number))
+    })
 }

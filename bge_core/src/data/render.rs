@@ -193,6 +193,9 @@ impl fmt::Display for ShowIssues<'_> {
                     (None, Some(line)) => write!(f, "line {line}: ")?,
                     (None, None) => {}
                 }
+                if let Some(element) = issue.element {
+                    write!(f, "element {element}: ")?;
+                }
                 if let Some(field) = &issue.field {
                     write!(f, "`{}` ", printable(field))?;
                 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::codes;
 use super::duplicates::{Seen, fingerprint};
 use super::findings::{IssueGroup, IssueLog};
-use super::lines::{DEFAULT_LIMIT, Found, Line, LineSplitter};
+use super::lines::{DEFAULT_LIMIT, Found, Line, LineSplitter, Position};
 use super::record::{RecordView, Slot};
 use crate::issue::Severity;
 
@@ -61,7 +61,7 @@ impl Default for RepairOptions {
 pub struct Repaired {
     /// The rows to train on.
     pub cleaned: Vec<u8>,
-    /// `{"file", "line", "reason", "text"}` of every row that could not be mended.
+    /// `{"file", "line", "reason", "text"}` of every row that could not be mended, in arrays with its number as "element".
     pub quarantine: Vec<u8>,
 }
 
@@ -180,10 +180,12 @@ impl Bench {
             Found::TooLong(line) => {
                 self.report.rows += 1;
                 let reason = format!("the record has {} bytes", line.length);
-                self.set_aside(line.number, &reason, line.bytes, out);
+                self.set_aside(line.position(), &reason, line.bytes, out);
             }
-            // The elements themselves were read; what is damaged between them needs no mending in JSON lines.
-            Found::BadArray { .. } => {}
+            // What is damaged between the elements is no row, and may have been one.
+            Found::BadArray { line, message } => {
+                self.note(codes::BROKEN_ARRAY, Severity::Warning, line.into(), message);
+            }
         }
     }
 
@@ -191,7 +193,7 @@ impl Bench {
         self.report.rows += 1;
         let (row, fixes) = match mend(line.bytes, self.options.require_negatives) {
             Ok(mended) => mended,
-            Err(reason) => return self.set_aside(line.number, &reason, line.bytes, out),
+            Err(reason) => return self.set_aside(line.position(), &reason, line.bytes, out),
         };
         if self.options.drop_repeated_rows && !self.seen.is_full() {
             let says_something = |value: &&Value| value.as_array().is_none_or(|list| !list.is_empty());
@@ -203,7 +205,7 @@ impl Bench {
             {
                 self.report.repeated += 1;
                 let message = "the row was dropped: an earlier one says the same";
-                self.note(codes::REPAIR_REPEATED, Severity::Info, line.number, message);
+                self.note(codes::REPAIR_REPEATED, Severity::Info, line.position(), message);
                 return;
             }
         }
@@ -214,23 +216,23 @@ impl Bench {
             self.report.mended += u64::from(!fixes.is_empty());
             for code in fixes {
                 *self.report.fixes.entry(code).or_default() += 1;
-                self.note(code, Severity::Info, line.number, done_about(code));
+                self.note(code, Severity::Info, line.position(), done_about(code));
             }
             write(&row, line.bytes, &mut out.cleaned);
         }
         out.cleaned.push(b'\n');
     }
 
-    fn set_aside(&mut self, line: u64, reason: &str, bytes: &[u8], out: &mut Repaired) {
+    fn set_aside(&mut self, at: Position, reason: &str, bytes: &[u8], out: &mut Repaired) {
         self.report.quarantined += 1;
-        self.note(codes::REPAIR_QUARANTINED, Severity::Warning, line, reason);
-        quarantine(&mut out.quarantine, &self.file, line, reason, bytes);
+        self.note(codes::REPAIR_QUARANTINED, Severity::Warning, at, reason);
+        quarantine(&mut out.quarantine, &self.file, at, reason, bytes);
     }
 
-    fn note(&mut self, code: &'static str, severity: Severity, line: u64, message: &str) {
-        let (file, line) = (Some(self.file.as_str()), Some(line));
+    fn note(&mut self, code: &'static str, severity: Severity, at: Position, message: &str) {
+        let (file, at) = (Some(self.file.as_str()), Some(at));
         self.issues
-            .add(code, severity, file, line, None, format_args!("{message}"));
+            .add(code, severity, file, at, None, format_args!("{message}"));
     }
 }
 
@@ -267,9 +269,12 @@ fn write(row: &Map<String, Value>, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes a row that could not be used, with its place and the reason.
-pub(super) fn quarantine(out: &mut Vec<u8>, file: &str, line: u64, reason: &str, bytes: &[u8]) {
+pub(super) fn quarantine(out: &mut Vec<u8>, file: &str, at: Position, reason: &str, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let row = json!({ "file": file, "line": line, "reason": reason, "text": text });
+    let mut row = json!({ "file": file, "line": at.line, "reason": reason, "text": text });
+    if let (Some(element), Value::Object(row)) = (at.element, &mut row) {
+        row.shift_insert(2, "element".to_owned(), element.into());
+    }
     out.extend_from_slice(row.to_string().as_bytes());
     out.push(b'\n');
 }
@@ -546,6 +551,37 @@ mod tests {
         let (again, report) = repair(&text, RepairOptions::default(), usize::MAX);
         assert_eq!(again.cleaned, whole.0.cleaned);
         assert_eq!((report.mended, report.quarantined, report.repeated), (0, 0, 0));
+    }
+
+    #[test]
+    fn in_an_array_a_place_has_the_number_of_its_element() {
+        let (out, report) = repair(
+            "[{\"query\":\"a\",\"pos\":[\"p\"]},{},[]]",
+            RepairOptions::default(),
+            64,
+        );
+        let aside = String::from_utf8(out.quarantine).unwrap();
+        assert!(aside.contains("\"line\":1,\"element\":2,\"reason\""), "{aside}");
+        let first = &report.issues[0].first;
+        assert_eq!(
+            first[1].to_string(),
+            "f:1: element 3: warning[repair.quarantined]: must be a JSON object, found a list (column 2)"
+        );
+    }
+
+    #[test]
+    fn joined_arrays_are_repaired_whole_and_said_to_be_joined() {
+        let row = |name: &str| format!("{{\"query\":\"{name}\",\"pos\":[\"p\"],\"neg\":[\"n\"]}}");
+        let rows = ["a", "b", "c", "d"].map(row);
+        let joined = format!("[{}]\n[{},{}]\n{}\n", rows[0], rows[1], rows[2], rows[3]);
+        let (out, report) = repair(&joined, RepairOptions::default(), 3);
+        assert_eq!(out.cleaned, (rows.join("\n") + "\n").into_bytes());
+        assert_eq!((report.rows, report.kept), (4, 4));
+        let [group] = &report.issues[..] else {
+            panic!("{report:?}")
+        };
+        assert_eq!((group.code, group.total), (codes::BROKEN_ARRAY, 2));
+        assert_eq!(group.first[0].line, Some(2));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::findings::{IssueGroup, IssueLog};
 use super::histogram::Histogram;
+use super::lines::Position;
 use super::session::ValidationOptions;
 use crate::issue::{Issue, Severity};
 
@@ -130,15 +131,20 @@ pub(crate) struct FirstRow {
 pub struct Places {
     /// How many.
     pub total: u64,
-    /// The first lines, counted from 1.
-    pub first_lines: Vec<u64>,
+    /// Where the first ones begin.
+    #[serde(rename = "first_lines", serialize_with = "as_lines")]
+    pub first: Vec<Position>,
+}
+
+fn as_lines<S: serde::Serializer>(first: &[Position], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(first.iter().map(|at| at.line))
 }
 
 impl Places {
-    pub(crate) fn add(&mut self, line: u64, most: usize) {
+    pub(crate) fn add(&mut self, at: Position, most: usize) {
         self.total += 1;
-        if self.first_lines.len() < most {
-            self.first_lines.push(line);
+        if self.first.len() < most {
+            self.first.push(at);
         }
     }
 }

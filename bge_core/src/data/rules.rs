@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::codes;
 use super::findings::IssueLog;
+use super::lines::Position;
 use super::record::{Broken, BrokenKind, RecordView, Slot, SlotList, whole};
 use super::task::TaskType;
 use crate::issue::Severity::{self, Error, Info, Warning};
@@ -62,8 +63,8 @@ pub struct Findings<'a> {
     pub log: &'a mut IssueLog,
     /// The file.
     pub path: &'a str,
-    /// The line, counted from 1.
-    pub line: u64,
+    /// Where the row begins.
+    pub at: Position,
 }
 
 impl Findings<'_> {
@@ -72,7 +73,7 @@ impl Findings<'_> {
             code,
             severity,
             Some(self.path),
-            Some(self.line),
+            Some(self.at),
             Some(field),
             message,
         );
@@ -103,11 +104,14 @@ pub fn broken(broken: &Broken, findings: &mut Findings<'_>) {
         BrokenKind::NotObject => codes::NOT_OBJECT,
         BrokenKind::Truncated | BrokenKind::Syntax => codes::BROKEN_JSON,
     };
-    let line = findings.line + broken.line_offset;
+    let at = Position {
+        line: findings.at.line + broken.line_offset,
+        ..findings.at
+    };
     let message = format_args!("{} (column {})", broken.message, broken.column);
     findings
         .log
-        .add(code, Error, Some(findings.path), Some(line), None, message);
+        .add(code, Error, Some(findings.path), Some(at), None, message);
 }
 
 fn key_repeated(row: &Row<'_>, _: Mode, out: &mut Findings<'_>) {

@@ -66,6 +66,9 @@ pub struct Progress {
     pub warnings: u64,
 }
 
+/// The ending of a file or folder name that switches in-batch negatives off in same-dataset mode.
+pub const NO_IN_BATCH_NEG: &str = "no_in_batch_neg";
+
 /// What a file is called and what its name and folder say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileRole {

@@ -5,11 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::codes;
+use super::session::NO_IN_BATCH_NEG;
 use crate::error::{Error, ErrorKind, Result};
 use crate::issue::{Issue, Severity};
-
-/// The ending of a file or folder name that switches in-batch negatives off in same-dataset mode.
-pub const NO_IN_BATCH_NEG: &str = "no_in_batch_neg";
 
 /// One file of training data.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! Splits training data into train and dev so that no query and no positive is on both sides.
 //!
-//! Rows that share a query or a positive belong together, and so do rows that share one of these with them. The groups
-//! are found in a first pass, in four bytes per row and about twenty per different text, and written in a second one.
+//! Rows that share a query or a positive belong together, and so do rows that share one of these with them; case and the
+//! amount of white space do not matter, as in the search for leaks. The groups are found in a first pass, in four bytes per
+//! row and about twenty per different text, and written in a second one.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::duplicates::fingerprint;
+use super::leaks::loose_fingerprint;
 use super::lines::{Found, LineSplitter, one_line};
-use super::record::{RecordView, Slot};
+use super::record::RecordView;
 use crate::random::{Stream, key};
 
 /// What decides a split.
@@ -44,8 +45,10 @@ pub struct SplitReport {
     pub groups: u64,
     /// Rows of the largest group.
     pub largest_group: u64,
-    /// Rows that cannot be read; they are on neither side.
+    /// Rows that cannot be trained on, whatever their scores; they are on neither side.
     pub unreadable: u64,
+    /// Places where an array is damaged; what is no row there is on neither side.
+    pub broken_arrays: u64,
 }
 
 /// The two sides in JSON lines; whoever pushes empties them as often as he likes.
@@ -71,6 +74,7 @@ struct Links {
     parents: Vec<Option<u32>>,
     /// The first row of each text.
     first: HashMap<u64, u32>,
+    broken_arrays: u64,
 }
 
 /// The second pass: writes every row to its side.
@@ -91,6 +95,7 @@ impl Groups {
                 options,
                 parents: Vec::new(),
                 first: HashMap::new(),
+                broken_arrays: 0,
             },
         }
     }
@@ -126,18 +131,21 @@ impl Links {
         let line = match found {
             Found::Record(line) => line,
             Found::TooLong(_) => return self.parents.push(None),
-            Found::BadArray { .. } => return,
+            Found::BadArray { .. } => {
+                self.broken_arrays += 1;
+                return;
+            }
         };
-        let Ok(view) = RecordView::parse(line.bytes) else {
+        let view = RecordView::parse(line.bytes).ok();
+        let Some(record) = view.and_then(|view| view.into_unscored_record().ok()) else {
             return self.parents.push(None);
         };
         let row = self.parents.len() as u32;
         self.parents.push(Some(row));
         // A query and a passage with the same words are one text: either would be known from the other side.
-        let lists = [Some(&view.pos), self.options.negatives_too.then_some(&view.neg)];
-        let passages = lists.into_iter().flatten().filter_map(Slot::given).flatten();
-        let texts = passages.filter_map(Slot::given).chain(view.query.given());
-        let fingerprints: Vec<u64> = texts.map(|text| fingerprint(text.trim().as_bytes())).collect();
+        let negatives = record.neg.iter().filter(|_| self.options.negatives_too);
+        let texts = record.pos.iter().chain(negatives).chain([&record.query]);
+        let fingerprints: Vec<u64> = texts.map(|text| loose_fingerprint(text)).collect();
         for text in fingerprints {
             let other = *self.first.entry(text).or_insert(row);
             self.join(row, other);
@@ -208,6 +216,7 @@ impl Links {
             groups: groups.len() as u64,
             largest_group: sizes.iter().copied().max().unwrap_or_default(),
             unreadable: rows as u64 - total,
+            broken_arrays: self.broken_arrays,
         };
         (roots.iter().zip(&readable).map(side).collect(), report)
     }
@@ -337,6 +346,35 @@ mod tests {
         assert_eq!((report.train, report.dev, report.groups), (900, 100, 1000));
         let (other, _) = split(&[&data], SplitOptions { seed: 1, ..options }, 4096);
         assert_ne!(one.dev, other.dev);
+    }
+
+    #[test]
+    fn texts_that_differ_in_case_or_blanks_stay_on_one_side() {
+        let rows = "{\"query\":\"What is X?\",\"pos\":[\"a\"]}\n{\"query\":\"what  is x? \",\"pos\":[\"b\"]}\n\
+                    {\"query\":\"c\",\"pos\":[\"WHAT IS X?\"],\"pos_scores\":3}\n";
+        let (_, report) = split(&[rows], SplitOptions::default(), 64);
+        assert_eq!((report.train, report.groups, report.unreadable), (3, 1, 0));
+    }
+
+    #[test]
+    fn rows_that_cannot_be_trained_on_get_no_side() {
+        let rows = "{\"foo\":1}\n{\"query\":\"\",\"pos\":[]}\n{\"query\":\"a\",\"pos\":\"shared\"}\n\
+                    {\"query\":\"b\",\"pos\":[\"shared\"]}\n";
+        let (out, report) = split(&[rows], SplitOptions::default(), 64);
+        assert_eq!((report.train, report.dev, report.unreadable), (1, 0, 3));
+        assert_eq!(out.train, b"{\"query\":\"b\",\"pos\":[\"shared\"]}\n");
+    }
+
+    #[test]
+    fn rows_behind_an_array_get_a_side_too() {
+        let row = |name: &str| format!("{{\"query\":\"{name}\",\"pos\":[\"{name}s\"]}}");
+        let joined = format!("[{}]\n[{},{}]\n{}", row("a"), row("b"), row("c"), row("d"));
+        let options = SplitOptions {
+            dev_share: 0.5,
+            ..SplitOptions::default()
+        };
+        let (_, report) = split(&[&joined], options, 7);
+        assert_eq!((report.train, report.dev, report.broken_arrays), (2, 2, 2));
     }
 
     #[test]

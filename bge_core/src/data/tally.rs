@@ -9,7 +9,7 @@ use super::codes;
 use super::duplicates::Seen;
 use super::findings::IssueLog;
 use super::leaks::{EvaluationTexts, loose_fingerprint};
-use super::lines::{Found, Line, LineSplitter};
+use super::lines::{Found, Line, LineSplitter, Position};
 use super::quick;
 use super::record::{RecordView, Slot, SlotList, whole};
 use super::report::{FileReport, FirstRow, LeakReport, TextReport};
@@ -70,7 +70,7 @@ impl State<'_> {
                     codes::LINE_TOO_LONG,
                     Severity::Error,
                     Some(&self.file.name),
-                    Some(line.number),
+                    Some(line.position()),
                     None,
                     message,
                 );
@@ -81,7 +81,7 @@ impl State<'_> {
                     codes::BROKEN_ARRAY,
                     Severity::Error,
                     Some(&self.file.name),
-                    Some(line),
+                    Some(line.into()),
                     None,
                     message,
                 );
@@ -99,7 +99,7 @@ impl State<'_> {
                 let mut findings = Findings {
                     log: &mut self.log,
                     path: &self.file.name,
-                    line: line.number,
+                    at: line.position(),
                 };
                 rules::broken(&broken, &mut findings);
             }
@@ -125,16 +125,16 @@ impl State<'_> {
         let mut findings = Findings {
             log: &mut self.log,
             path: &self.file.name,
-            line: line.number,
+            at: line.position(),
         };
         for rule in rules::ALL {
             rule(&row, self.mode, &mut findings);
         }
         self.look_at_characters(line, &row);
-        self.count_file(line.number, &row);
+        self.count_file(line.position(), &row);
         self.count_texts(&row);
-        self.find_duplicates(line.number, &row);
-        self.find_leaks(line.number, view);
+        self.find_duplicates(line.position(), &row);
+        self.find_leaks(line.position(), view);
         self.count_tokens(view);
         self.rows += 1;
         self.measured = (pos, neg);
@@ -148,7 +148,7 @@ impl State<'_> {
                 codes::LINE_LONG,
                 Severity::Warning,
                 name,
-                Some(line.number),
+                Some(line.position()),
                 None,
                 message,
             );
@@ -178,14 +178,14 @@ impl State<'_> {
                 codes::REPLACEMENT_CHARACTER,
                 Severity::Warning,
                 name,
-                Some(line.number),
+                Some(line.position()),
                 None,
                 message,
             );
         }
     }
 
-    fn count_file(&mut self, line: u64, row: &Row<'_>) {
+    fn count_file(&mut self, at: Position, row: &Row<'_>) {
         let (view, most) = (row.view, self.options.max_issues_per_code);
         let file = &mut self.file;
         let size = |slot: &Slot<f64>| slot.given().and_then(|value| whole(*value));
@@ -196,21 +196,21 @@ impl State<'_> {
             && (row.neg.is_empty() || counted(&view.neg_scores, view.neg.given().map_or(0, Vec::len)));
         if file.rows == 0 {
             file.first = Arc::new(FirstRow {
-                line,
+                line: at.line,
                 task_type: view.task_type.given().map(|name| name.clone().into_owned()),
                 batch_size: sizes.0,
                 train_group_size: sizes.1,
                 scored,
             });
         } else if sizes != (file.first.batch_size, file.first.train_group_size) {
-            file.other_sizes.add(line, most);
+            file.other_sizes.add(at, most);
         }
         file.rows += 1;
         if !scored {
-            file.unscored.add(line, most);
+            file.unscored.add(at, most);
         }
         if row.neg.is_empty() {
-            file.without_negatives.add(line, most);
+            file.without_negatives.add(at, most);
         }
         file.positives.add(row.pos.len() as u64);
         file.negatives.add(row.neg.len() as u64);
@@ -249,7 +249,7 @@ impl State<'_> {
             .for_each(|text| self.negative_texts.characters.add(text.characters));
     }
 
-    fn find_duplicates(&mut self, line: u64, row: &Row<'_>) {
+    fn find_duplicates(&mut self, at: Position, row: &Row<'_>) {
         for text in row.pos.iter().chain(row.neg) {
             self.passages.see(text.fingerprint, ());
         }
@@ -264,25 +264,31 @@ impl State<'_> {
         let Some(query) = row.query.filter(|query| !query.blank) else {
             return;
         };
-        let place = (self.done.len() as u32, u32::try_from(line).unwrap_or(u32::MAX));
+        // In an array the line says nothing.
+        let number = at.element.unwrap_or(at.line);
+        let place = (self.done.len() as u32, u32::try_from(number).unwrap_or(u32::MAX));
         if let Some(&mut (file, first)) = self.queries.see(query.fingerprint, place) {
-            let file = self.done.get(file as usize).map_or("", |file| file.name.as_str());
-            let colon = if file.is_empty() { "line " } else { ":" };
+            let (file, between) = match self.done.get(file as usize) {
+                Some(file) if file.array => (file.name.as_str(), ", element "),
+                Some(file) => (file.name.as_str(), ":"),
+                None if at.element.is_some() => ("", "element "),
+                None => ("", "line "),
+            };
             let message = format_args!(
-                "is also the query of {file}{colon}{first}; join their positives into one row, or they are negatives of each other"
+                "is also the query of {file}{between}{first}; join their positives into one row, or they are negatives of each other"
             );
             self.log.add(
                 codes::QUERY_REPEATED,
                 Severity::Warning,
                 Some(&self.file.name),
-                Some(line),
+                Some(at),
                 Some("query"),
                 message,
             );
         }
     }
 
-    fn find_leaks(&mut self, line: u64, view: &RecordView<'_>) {
+    fn find_leaks(&mut self, at: Position, view: &RecordView<'_>) {
         let Some(evaluation) = &self.evaluation else {
             return;
         };
@@ -297,7 +303,7 @@ impl State<'_> {
                 codes::LEAK_QUERY,
                 Severity::Warning,
                 Some(&self.file.name),
-                Some(line),
+                Some(at),
                 Some("query"),
                 message,
             );
@@ -372,7 +378,7 @@ impl State<'_> {
                 codes::BYTE_ORDER_MARK,
                 Severity::Warning,
                 name,
-                Some(1),
+                Some(1.into()),
                 None,
                 message,
             );

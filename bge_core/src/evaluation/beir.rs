@@ -15,9 +15,9 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use super::findings::{Findings, first_error};
-use super::lines::for_each_line;
-use crate::data::beir::{looks_like_header, parse_json_judgment, parse_text, parse_tsv_judgment, shorten};
+use crate::data::beir::{parse_judgment, parse_text, shorten};
 use crate::data::beir_folder::BeirFiles;
+use crate::data::text_lines::for_each_line;
 use crate::error::Result;
 use crate::issue::{Issue, Severity};
 
@@ -168,27 +168,13 @@ struct Judgment {
 type Judgments = BTreeMap<String, BTreeMap<String, Judgment>>;
 
 fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
-    let unpacked = if has_extension(file, "gz") {
-        Path::new(file.file_stem().unwrap_or_default())
-    } else {
-        file
-    };
-    let json = has_extension(unpacked, "jsonl");
     let mut judgments = Judgments::new();
     let mut first = true;
     for_each_line(file, |line, text| {
-        let header = std::mem::take(&mut first);
-        let parsed = if json {
-            parse_json_judgment(text)
-        } else {
-            match parse_tsv_judgment(text) {
-                Err(_) if header && looks_like_header(text) => return Ok(()),
-                parsed => parsed,
-            }
-        };
-        match parsed {
+        match parse_judgment(text, std::mem::take(&mut first)) {
             Err(message) => findings.error("evaluation.judgment", file, line, message),
-            Ok((query, document, score)) => match judgments.entry(query).or_default().entry(document) {
+            Ok(None) => {}
+            Ok(Some((query, document, score))) => match judgments.entry(query).or_default().entry(document) {
                 Entry::Vacant(entry) => {
                     entry.insert(Judgment { score, line });
                 }
@@ -223,10 +209,6 @@ fn read_judgments(file: &Path, findings: &mut Findings) -> Result<Judgments> {
         );
     }
     Ok(judgments)
-}
-
-fn has_extension(file: &Path, wanted: &str) -> bool {
-    file.extension().is_some_and(|extension| extension == wanted)
 }
 
 /// Keeps the judged queries that have a right answer and reports what does not fit together.

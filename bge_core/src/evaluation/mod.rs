@@ -14,7 +14,6 @@ mod compare;
 mod curves;
 mod findings;
 mod heads;
-mod lines;
 mod markup;
 mod metrics;
 mod models;

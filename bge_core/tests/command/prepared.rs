@@ -183,6 +183,15 @@ fn rows_are_split_by_length_under_upstreams_flags_and_names() {
         "--num_proc",
         "16",
     ];
+    // The second file is cut off: then nothing is written of the first.
+    let cut = at.join("data/y.jsonl.gz");
+    fs::write(&cut, b"\x1f\x8b\x08").unwrap();
+    let output = bge(at).args(base).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cut off"));
+    assert!(!at.join("out").exists());
+    fs::remove_file(cut).unwrap();
+
     run(at, &base);
     assert_eq!(lines(&at.join("out/x_len-0-10.jsonl")), rows[..1]);
     assert_eq!(lines(&at.join("out/x_len-20-inf.jsonl")), rows[1..2]);

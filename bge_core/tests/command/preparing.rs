@@ -122,6 +122,11 @@ fn splits() -> Vec<Case> {
             2,
             &["file of train"],
         ),
+        call(
+            "split data.jsonl --train t.jsonl --dev ./t.jsonl --dev_share 0.5 --overwrite",
+            2,
+            &["file of train"],
+        ),
         flags(SPLIT, "--dev_share 1", &["dev_share", "between 0 and 1"]),
         flags(SPLIT, "--output_dir out", &["--by_length"]),
         call(&format!("{SPLIT} --dev_share 0.4"), 1, &["raise --dev_share"]),

@@ -30,6 +30,7 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
         let count = counter(&config.split)?;
         let (files, notes) = split_by_length(&config, &count, &mut watch)?;
         notes.iter().for_each(say);
+        warn_of_arrays(files.iter().map(|file| file.broken_arrays).sum());
         if settings.json {
             print(&format!("{}\n", json!({ "files": files })));
         } else {
@@ -41,16 +42,25 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
     done.notes.iter().for_each(say);
     if done.report.unreadable > 0 {
         say(format!(
-            "warning: {} rows cannot be read and are on neither side; `bge validate` names them, `bge repair` sets them aside",
+            "warning: {} rows cannot be trained on and are on neither side; `bge validate` names them, `bge repair` sets them aside",
             done.report.unreadable
         ));
     }
+    warn_of_arrays(done.report.broken_arrays);
     if settings.json {
         print(&format!("{}\n", json!(done)));
     } else {
         print(&summary(&done));
     }
     Ok(())
+}
+
+fn warn_of_arrays(broken: u64) {
+    if broken > 0 {
+        say(format!(
+            "warning: places where an array is damaged or joined: {broken}; rows around them are read, and `bge validate` names them"
+        ));
+    }
 }
 
 /// Counts tokens with the model's tokenizer, on as many threads as asked for and there.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::columns::{Passage, Row};
 use super::sink::{Place, Sink};
 use super::{Converted, Role};
-use crate::data::beir::{looks_like_header, parse_json_judgment, parse_text, parse_tsv_judgment, shorten};
+use crate::data::beir::{parse_judgment, parse_text, shorten};
 use crate::data::codes;
 use crate::issue::Severity;
 
@@ -97,21 +97,15 @@ impl Beir {
         };
         if let Err(reason) = taken {
             sink.report.rows += 1;
-            let place = sink.here(line);
+            let place = sink.here(line.into());
             sink.set_aside(codes::CONVERT_ROW, &place, &reason, bytes, out);
         }
     }
 
     fn judge(&mut self, text: &str, first: bool, line: u64, sink: &mut Sink) -> Result<(), String> {
-        let parsed = if text.trim_start().starts_with('{') {
-            parse_json_judgment(text)
-        } else {
-            match parse_tsv_judgment(text) {
-                Err(_) if first && looks_like_header(text) => return Ok(()),
-                parsed => parsed,
-            }
+        let Some((query, document, score)) = parse_judgment(text, first)? else {
+            return Ok(());
         };
-        let (query, document, score) = parsed?;
         self.judgments.push(Judgment {
             query: self.queries.place(query),
             document: self.documents.place(document),
@@ -148,7 +142,7 @@ impl Beir {
                     "the id `{}` already names another text, which is used; ids must be unique",
                     shorten(&id, 60)
                 );
-                let place = sink.here(line);
+                let place = sink.here(line.into());
                 sink.note(
                     codes::CONVERT_REPEATED_ID,
                     Severity::Warning,
@@ -175,7 +169,7 @@ impl Beir {
                 let message = format!("there is no file with {what}; a BEIR folder has all three");
                 let place = Place {
                     file: sink.file.clone(),
-                    line: 0,
+                    at: 0.into(),
                 };
                 sink.note(
                     codes::CONVERT_FILE_MISSING,
@@ -194,7 +188,7 @@ impl Beir {
         for judgment in std::mem::take(&mut self.judgments) {
             let place = Place {
                 file: judgment.file.clone(),
-                line: judgment.line,
+                at: judgment.line.into(),
             };
             let (query, document) = (
                 self.queries.id(judgment.query),
@@ -236,7 +230,7 @@ impl Beir {
         };
         let place = Place {
             file: first.file.clone(),
-            line: first.line,
+            at: first.line.into(),
         };
         let passages = |positive: bool| -> Vec<Passage> {
             let wanted = judgments

@@ -128,7 +128,7 @@ impl Default for ConvertOptions {
 pub struct Converted {
     /// The rows to train on.
     pub rows: Vec<u8>,
-    /// `{"file", "line", "reason", "text"}` of everything that could not be used.
+    /// `{"file", "line", "reason", "text"}` of everything that could not be used, in arrays with its number as "element".
     pub quarantine: Vec<u8>,
 }
 
@@ -281,11 +281,11 @@ fn take(
 ) {
     match found {
         Found::Record(line) if role == Role::Rows => {
-            let place = sink.here(line.number);
+            let place = sink.here(line.position());
             let row = rows::read(line.bytes, &options.columns, &mut |name, message| {
                 sink.unused_column(&place, name, message);
             });
-            sink.take(line.number, row, line.bytes, out);
+            sink.take(line.position(), row, line.bytes, out);
         }
         Found::Record(line) => beir.take(role, line.number, line.bytes, sink, out),
         Found::TooLong(line) => {
@@ -294,11 +294,11 @@ fn take(
                 line.length, options.max_line_bytes
             );
             let start = line.bytes.get(..1000).unwrap_or(line.bytes);
-            sink.take(line.number, Err(reason), start, out);
+            sink.take(line.position(), Err(reason), start, out);
         }
-        // The elements themselves were read; that the file is cut off is worth a word.
+        // The rows around it are read; what is none there may have been one.
         Found::BadArray { line, message } => {
-            let place = sink.here(line);
+            let place = sink.here(line.into());
             sink.note(codes::CONVERT_ROW, Severity::Warning, &place, None, message);
         }
     }

@@ -10,6 +10,7 @@ use super::{ConvertOptions, ConvertReport, Converted};
 use crate::data::beir::shorten;
 use crate::data::codes;
 use crate::data::findings::IssueLog;
+use crate::data::lines::Position;
 use crate::data::repair::quarantine;
 use crate::issue::Severity;
 
@@ -20,7 +21,8 @@ const FIRST: usize = 10;
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) file: std::sync::Arc<str>,
-    pub(super) line: u64,
+    /// Line 0 is the whole file.
+    pub(super) at: Position,
 }
 
 #[derive(Debug)]
@@ -56,10 +58,10 @@ impl Sink {
         }
     }
 
-    pub(super) fn here(&self, line: u64) -> Place {
+    pub(super) fn here(&self, at: Position) -> Place {
         Place {
             file: self.file.clone(),
-            line,
+            at,
         }
     }
 
@@ -72,12 +74,12 @@ impl Sink {
         field: Option<&str>,
         message: &str,
     ) {
-        let line = (place.line > 0).then_some(place.line);
+        let at = (place.at.line > 0).then_some(place.at);
         self.issues.add(
             code,
             severity,
             Some(&place.file),
-            line,
+            at,
             field,
             format_args!("{message}"),
         );
@@ -98,9 +100,9 @@ impl Sink {
     }
 
     /// Takes a row, or what kept it from being one; `bytes` are those of the source.
-    pub(super) fn take(&mut self, line: u64, row: Result<Row, String>, bytes: &[u8], out: &mut Converted) {
+    pub(super) fn take(&mut self, at: Position, row: Result<Row, String>, bytes: &[u8], out: &mut Converted) {
         self.report.rows += 1;
-        let place = self.here(line);
+        let place = self.here(at);
         if let Some(score) = row.as_ref().ok().and_then(|row| row.pair_score) {
             let first = || (0, place.clone(), score, score);
             let (pairs, _, lowest, highest) = self.pair_scores.get_or_insert_with(first);
@@ -142,7 +144,7 @@ impl Sink {
     ) {
         self.report.quarantined += 1;
         self.note(code, Severity::Warning, place, None, reason);
-        quarantine(&mut out.quarantine, &place.file, place.line, reason, bytes);
+        quarantine(&mut out.quarantine, &place.file, place.at, reason, bytes);
     }
 
     /// Keeps a row until the end, or until there is no room.
@@ -175,7 +177,7 @@ impl Sink {
             let message = "more rows than fit into the memory for grouping; rows of one query that are far apart stay \
                            apart: sort the data by query";
             if !self.report.groups_bounded {
-                let place = self.here(0);
+                let place = self.here(Position::default());
                 self.note(
                     codes::CONVERT_GROUPS_BOUNDED,
                     Severity::Warning,

@@ -79,12 +79,12 @@ impl Table {
         if self.reader.is_none() {
             self.open(sink, out);
         }
-        // Twice: the first empty input ends the last record.
+        // An empty input ends the last record.
         if self.length > 0 {
             self.read_some(&[], sink, out);
         }
         if self.columns.is_none() && !self.hopeless {
-            let place = sink.here(0);
+            let place = sink.here(0.into());
             let message = format!("the file is empty; its first line must name the columns: {KNOWN}");
             sink.note(codes::CONVERT_COLUMNS, Severity::Error, &place, None, &message);
         }
@@ -193,7 +193,7 @@ impl Table {
         let bytes = raw.trim_ascii_end();
         if self.length > 0 && !(self.hopeless || bytes.is_empty()) {
             if let Some(columns) = &self.columns {
-                let place = sink.here(self.start);
+                let place = sink.here(self.start.into());
                 let doubtful = self.quotes.then(|| misquoted(bytes, self.delimiter)).flatten();
                 if let Some(message) = doubtful.filter(|_| !self.too_long) {
                     sink.note(codes::CONVERT_QUOTES, Severity::Warning, &place, None, message);
@@ -208,7 +208,7 @@ impl Table {
                 } else {
                     bytes
                 };
-                sink.take(self.start, row, bytes, out);
+                sink.take(self.start.into(), row, bytes, out);
             } else {
                 self.header(sink);
             }
@@ -247,7 +247,7 @@ impl Table {
             let role = |cell: &&str| (self.names.role(cell), (*cell).to_owned());
             cells.iter().map(role).collect()
         });
-        let place = sink.here(self.start);
+        let place = sink.here(self.start.into());
         let columns = columns.and_then(|columns| match problem(&columns) {
             Some(message) => Err(message),
             None => Ok(columns),

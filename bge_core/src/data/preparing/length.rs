@@ -16,6 +16,7 @@ use crate::config::{Checked, SplitConfig};
 use crate::data::length::{ByLength, LengthReport, LengthSplit};
 use crate::data::source::find_packed_too;
 use crate::error::{Error, ErrorKind, Result, bail};
+use crate::files::MadeFolders;
 use crate::issue::Issue;
 
 /// Counts the tokens of texts, special ones included, nothing cut off.
@@ -54,13 +55,15 @@ pub struct LengthFile {
     pub below: u64,
     /// Rows that cannot be read.
     pub unreadable: u64,
+    /// Places where an array is damaged.
+    pub broken_arrays: u64,
     /// Where these are, if there are any.
     pub quarantine_file: Option<PathBuf>,
 }
 
 /// Splits each file by the length of its rows' longest text, and adds a line for each to the log.
 ///
-/// A file whose name is taken is left as it is unless files may be replaced. The findings are about files that were not read.
+/// Files get their names when all are split. One whose name is taken is left as it is unless it may be replaced. The findings are about files that were not read.
 pub fn split_by_length(
     config: &Checked<SplitConfig>,
     count: CountTokens<'_>,
@@ -80,24 +83,27 @@ pub fn split_by_length(
     let files: Vec<PathBuf> = sources.files.into_iter().map(|file| file.path).collect();
     let stems = stems(&files)?;
     let lengths: Vec<u64> = split.length_list.iter().map(|&length| length as u64).collect();
+    let log = folder.join(split.log_name.trim());
+    let _made = MadeFolders::around(&log)?;
     let mut inputs = Inputs::new(&files, 1, watch);
-    let mut done = Vec::new();
+    let mut parted = Vec::new();
     for (path, stem) in files.iter().zip(&stems) {
-        let file = split_file(
+        parted.push(split_file(
             path,
             &folder.join(stem),
             &lengths,
             split.overwrite,
             count,
             &mut inputs,
-        )?;
-        done.push(file);
+        )?);
     }
-    if done.iter().all(|file| file.log.size + file.unreadable == 0) {
+    let is_empty = |parted: &Parted| parted.file.log.size + parted.file.unreadable == 0;
+    if parted.iter().all(is_empty) {
         return Err(Error::new(ErrorKind::InvalidData, "the input has no rows"));
     }
-    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create this folder", error))?;
-    append(&folder.join(split.log_name.trim()), &done)?;
+    let done = parted.into_iter().map(Parted::finish);
+    let done = done.collect::<Result<Vec<LengthFile>>>()?;
+    append(&log, &done)?;
     Ok((done, sources.notes))
 }
 
@@ -108,7 +114,7 @@ fn split_file(
     overwrite: bool,
     count: CountTokens<'_>,
     inputs: &mut Inputs<'_>,
-) -> Result<LengthFile> {
+) -> Result<Parted> {
     let start_time = now();
     let mut work = LengthSplit::new(lengths, Some(Box::new(count)))?;
     let stem = output.file_name().unwrap_or_default().to_string_lossy();
@@ -118,11 +124,11 @@ fn split_file(
         .buckets
         .iter()
         .map(|bucket| place(bucket.file_name(&stem)));
-    let mut files: Vec<Target> = places.map(|place| Target::new(place, overwrite)).collect();
+    let mut ranges: Vec<Target> = places.map(|place| Target::new(place, overwrite)).collect();
     let mut aside = Target::new(place(format!("{stem}.quarantine")), overwrite);
     let mut out = ByLength::default();
     let mut drain = |out: &mut ByLength| {
-        for (file, bytes) in files.iter_mut().zip(&mut out.buckets) {
+        for (file, bytes) in ranges.iter_mut().zip(&mut out.buckets) {
             file.drain(bytes)?;
         }
         aside.drain(&mut out.quarantine)
@@ -134,25 +140,49 @@ fn split_file(
     })?;
     let report = work.finish(&mut out);
     drain(&mut out)?;
-    let (mut written, mut skipped) = (Vec::new(), Vec::new());
-    for file in files {
-        match file {
-            Target::New(file) => written.extend(file.finish()?),
-            Target::Skipped(place) => skipped.push(place),
+    // Many inputs have more files than a process may hold open.
+    for target in ranges.iter_mut().chain([&mut aside]) {
+        if let Target::New(file) = target {
+            file.close()?;
         }
     }
-    let quarantine_file = match aside {
-        Target::New(file) => file.finish()?,
-        Target::Skipped(place) => Some(place),
-    };
-    Ok(LengthFile {
-        log: log_line(path, &report, start_time),
-        written,
-        skipped,
-        below: report.below,
-        unreadable: report.unreadable,
-        quarantine_file,
+    Ok(Parted {
+        file: LengthFile {
+            log: log_line(path, &report, start_time),
+            written: Vec::new(),
+            skipped: Vec::new(),
+            below: report.below,
+            unreadable: report.unreadable,
+            broken_arrays: report.broken_arrays,
+            quarantine_file: None,
+        },
+        ranges,
+        aside,
     })
+}
+
+/// A file that was split, and what gets its name only when all of them were.
+struct Parted {
+    file: LengthFile,
+    ranges: Vec<Target>,
+    aside: Target,
+}
+
+impl Parted {
+    fn finish(self) -> Result<LengthFile> {
+        let mut file = self.file;
+        for range in self.ranges {
+            match range {
+                Target::New(range) => file.written.extend(range.finish()?),
+                Target::Skipped(place) => file.skipped.push(place),
+            }
+        }
+        file.quarantine_file = match self.aside {
+            Target::New(aside) => aside.finish()?,
+            Target::Skipped(place) => Some(place),
+        };
+        Ok(file)
+    }
 }
 
 /// A file to write, or one that is there and stays.

@@ -30,6 +30,15 @@ pub(super) fn guard(field: &str, place: &Path, inputs: &[PathBuf], overwrite: bo
     Ok(())
 }
 
+/// The one spelling of a place, which need not exist.
+pub(super) fn real(place: &Path) -> PathBuf {
+    let place = std::path::absolute(place).unwrap_or_else(|_| place.to_path_buf());
+    fs::canonicalize(&place).unwrap_or_else(|_| match (place.parent(), place.file_name()) {
+        (Some(folder), Some(name)) => real(folder).join(name),
+        _ => place.clone(),
+    })
+}
+
 /// Where a quarantine goes that nobody gave a name.
 pub(super) fn quarantine_of(output: &str, given: Option<&str>) -> PathBuf {
     given.map_or_else(|| PathBuf::from(format!("{output}.quarantine")), PathBuf::from)
@@ -59,6 +68,11 @@ impl Maybe {
         file.write(bytes)?;
         bytes.clear();
         Ok(())
+    }
+
+    /// Holds no handle any longer; nothing more can be put in.
+    pub(super) fn close(&mut self) -> Result<()> {
+        self.file.as_mut().map_or(Ok(()), NewFile::close)
     }
 
     /// Gives the file its name, and says it. Without content, an older file of this name, which would tell of another run, is

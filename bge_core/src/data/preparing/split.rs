@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Watch;
 use super::input::Inputs;
-use super::output::guard;
+use super::output::{guard, real};
 use crate::config::{Checked, SplitConfig};
 use crate::data::source::find_packed_too;
 use crate::data::split::{Groups, Sides, SplitOptions, SplitReport};
@@ -40,6 +40,13 @@ pub fn split_files(config: &Checked<SplitConfig>, watch: Watch<'_>) -> Result<Sp
     let files: Vec<PathBuf> = sources.files.into_iter().map(|file| file.path).collect();
     guard("train_file", train, &files, split.overwrite)?;
     guard("dev_file", dev, &files, split.overwrite)?;
+    if real(train) == real(dev) {
+        let error = Error::new(
+            ErrorKind::InvalidConfig,
+            "it is the file of train; give another name",
+        );
+        return Err(error.with_path(dev).with_field("dev_file"));
+    }
     let mut inputs = Inputs::new(&files, 2, watch);
     let options = SplitOptions {
         dev_share: split.dev_share,
@@ -92,7 +99,7 @@ fn judge(report: &SplitReport, options: &SplitOptions) -> Result<()> {
     }
     let (share, unreadable) = (options.dev_share, report.unreadable);
     let message = if rows == 0 && unreadable > 0 {
-        format!("none of the {unreadable} rows can be read; `bge validate` says why")
+        format!("none of the {unreadable} rows can be trained on; `bge validate` says why")
     } else if rows == 0 {
         "the input has no rows".to_owned()
     } else if share * (rows as f64) < 1.0 {

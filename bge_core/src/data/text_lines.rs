@@ -4,19 +4,25 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
-
 use crate::error::{Error, ErrorKind, Result};
 
 /// Calls `each(line number, text)` for every line that is not blank; numbers count from 1 and include blank ones.
 ///
 /// A byte order mark and carriage returns at line ends are dropped. Text that is not UTF-8, a damaged `.gz` and
 /// errors of the system name the line where reading stopped.
-pub(super) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
+pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &str) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|error| Error::io(path, "open the file", error))?;
     let packed = path.extension().is_some_and(|extension| extension == "gz");
+    #[cfg(feature = "model")]
     let reader: Box<dyn Read> = if packed {
-        Box::new(MultiGzDecoder::new(file))
+        Box::new(flate2::read::MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    };
+    #[cfg(not(feature = "model"))]
+    let reader: Box<dyn Read> = if packed {
+        let message = "this build cannot unpack .gz files; unpack it with gunzip";
+        return Err(Error::new(ErrorKind::Unsupported, message).with_path(path));
     } else {
         Box::new(file)
     };
