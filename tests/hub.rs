@@ -41,7 +41,8 @@ impl<'a> Ask<'a> {
         command.args(["--exact", "hub::child", "--ignored"]);
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
-            if upper.starts_with("HF_") || upper.starts_with("HUGGING") || upper.ends_with("_PROXY") {
+            let about_hubs = ["HF_", "HUGGING", "TRANSFORMERS_"];
+            if about_hubs.iter().any(|start| upper.starts_with(start)) || upper.ends_with("_PROXY") {
                 command.env_remove(name);
             }
         }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Settings come from [`HubOptions`] first, then from the environment: `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`,
-//! `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, with the meaning they have in `huggingface_hub`.
+//! `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, with the meaning they have in `huggingface_hub`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -134,10 +134,14 @@ impl Environment {
     fn read(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
         let value = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| value(name).and_then(|value| value.into_string().ok());
-        let path = |name: &str| value(name).map(PathBuf::from);
+        let home = home.unwrap_or_default();
+        let path = |name: &str| {
+            let expanded = |text: String| PathBuf::from(expand(&text, &home, &variable));
+            value(name).map(|value| value.into_string().map_or_else(PathBuf::from, expanded))
+        };
         let hf_home = path("HF_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .unwrap_or_else(|| home.unwrap_or_default().join(".cache/huggingface"));
+            .unwrap_or_else(|| home.join(".cache/huggingface"));
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
@@ -149,9 +153,42 @@ impl Environment {
                 .filter(|token| !token.is_empty()),
             cache: cache.unwrap_or_else(|| hf_home.join("hub")),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            offline: text("HF_HUB_OFFLINE").is_some_and(on),
+            offline: text("HF_HUB_OFFLINE")
+                .or_else(|| text("TRANSFORMERS_OFFLINE"))
+                .is_some_and(on),
         }
     }
+}
+
+/// A path with `~`, `$NAME` and `${NAME}` written out, as `huggingface_hub` reads paths.
+fn expand(text: &str, home: &Path, variable: &impl Fn(&str) -> Option<OsString>) -> String {
+    let (mut whole, mut rest) = (String::new(), text);
+    if let Some(inside) = text
+        .strip_prefix('~')
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    {
+        whole.push_str(&home.to_string_lossy());
+        rest = inside;
+    }
+    while let Some((before, after)) = rest.split_once('$') {
+        whole.push_str(before);
+        let braced = after.strip_prefix('{').and_then(|inside| inside.split_once('}'));
+        let (name, behind) = braced.unwrap_or_else(|| {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            after.split_at(end.unwrap_or(after.len()))
+        });
+        match variable(name).and_then(|value| value.into_string().ok()) {
+            Some(value) => {
+                whole.push_str(&value);
+                rest = behind;
+            }
+            None => {
+                whole.push('$');
+                rest = after;
+            }
+        }
+    }
+    whole + rest
 }
 
 /// A model by name, and the cache that may hold it.
@@ -182,7 +219,7 @@ impl Model<'_> {
 
     fn not_cached(&self) -> Error {
         let way_out = if cfg!(feature = "hub") {
-            "unset HF_HUB_OFFLINE to fetch it".to_owned()
+            "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch it".to_owned()
         } else {
             format!(
                 "fetch it with `hf download {}`, or build bge with `--features hub`",
@@ -465,6 +502,7 @@ mod tests {
         assert_eq!(none.endpoint, "https://huggingface.co");
         assert!(!none.offline);
         let all = environment(&[
+            ("TRANSFORMERS_OFFLINE", "0"),
             ("HF_TOKEN", " hf_x\n"),
             ("HF_ENDPOINT", "http://mirror/"),
             ("HF_HUB_OFFLINE", "1"),
@@ -472,7 +510,29 @@ mod tests {
         assert_eq!(all.token.as_deref(), Some("hf_x"));
         assert_eq!(all.endpoint, "http://mirror");
         assert!(all.offline);
-        assert!(!environment(&[("HF_HUB_OFFLINE", "0")]).offline);
+        assert!(environment(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
+        let first = [("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")];
+        assert!(!environment(&first).offline);
+    }
+
+    #[test]
+    fn paths_in_the_environment_may_name_the_home_and_variables() {
+        let cache = |path: &str| environment(&[("HF_HUB_CACHE", path), ("DISK", "/disk"), ("U", "me")]).cache;
+        for (path, expanded) in [
+            ("~", "/nowhere"),
+            ("~/hf", "/nowhere/hf"),
+            ("~me/hf", "~me/hf"),
+            ("/a~/b", "/a~/b"),
+            ("$DISK/$U/hf", "/disk/me/hf"),
+            ("${DISK}s/x-$U", "/disks/x-me"),
+            ("/$NONE/${NONE}/$/${U", "/$NONE/${NONE}/$/${U"),
+        ] {
+            assert_eq!(cache(path), Path::new(expanded), "{path}");
+        }
+        assert_eq!(
+            environment(&[("HF_HOME", "~/hf")]).cache,
+            Path::new("/nowhere/hf/hub")
+        );
     }
 
     #[test]
