@@ -405,6 +405,25 @@ mod fetched {
     }
 
     #[test]
+    fn the_heads_of_bge_m3_are_fetched_with_it() {
+        let heads = [
+            "colbert_linear.pt",
+            "colbert_linear.safetensors",
+            "mode_weights.json",
+            "sparse_linear.pt",
+            "sparse_linear.safetensors",
+        ];
+        let server = Server::start(hub(
+            &[&FILES[..], &heads, &["other_linear.pt", "optimizer.pt"]].concat()
+        ));
+        let cache = tempfile::tempdir().unwrap();
+        let folder = ask(&server, &cache).run().unwrap();
+        for name in heads {
+            assert_eq!(std::fs::read(folder.join(name)).unwrap(), body(name), "{name}");
+        }
+        assert!(!folder.join("other_linear.pt").exists() && !folder.join("optimizer.pt").exists());
+    }
+
     fn shards_are_fetched_as_the_index_names_them() {
         let cache = tempfile::tempdir().unwrap();
         let shards = [

@@ -246,6 +246,8 @@ mod fetch {
 
     use super::{Environment, HubOptions, Model, is_commit};
     use crate::error::{Error, ErrorKind, Result, bail};
+    use crate::inference::MODE_WEIGHTS_FILE;
+    use crate::models::m3::is_head_file;
     use crate::{files, tokenize};
 
     const WHOLE: &str = "model.safetensors";
@@ -360,10 +362,14 @@ mod fetch {
         }
     }
 
-    /// Which small files of a model to fetch: tokenizer, pooling and prompts.
+    /// Which small files of a model to fetch: tokenizer, pooling, prompts, and the heads of BGE-M3.
     fn small_files(there: &BTreeSet<String>) -> impl Iterator<Item = &str> {
         there.iter().map(String::as_str).filter(|name| {
-            SENTENCE.contains(name) || tokenize::FILES.contains(name) || is_module_config(name)
+            SENTENCE.contains(name)
+                || tokenize::FILES.contains(name)
+                || is_module_config(name)
+                || is_head_file(name)
+                || *name == MODE_WEIGHTS_FILE
         })
     }
 
