@@ -516,7 +516,9 @@ mod fetched {
         let server = Server::start(hub(&["config.json", "pytorch_model.bin"]));
         let error = ask(&server, &cache).run().unwrap_err();
         assert!(
-            error.starts_with("Unsupported: ") && error.contains("pytorch_model.bin"),
+            error.starts_with("Unsupported: ")
+                && error.contains("pytorch_model.bin")
+                && error.contains("`hf download org/name --revision refs/pr/N`"),
             "{error}"
         );
         for (status, kind, words) in [

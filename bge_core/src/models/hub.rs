@@ -388,7 +388,7 @@ mod fetch {
     fn without_weights(model: &Model, there: &BTreeSet<String>) -> Error {
         let message = if there.contains("pytorch_model.bin") {
             format!(
-                "`{}` on the hub has only pytorch_model.bin; ask for a revision with safetensors (often refs/pr/N), or save it as safetensors with transformers",
+                "`{0}` on the hub has only pytorch_model.bin; save it as safetensors with transformers, or where a pull request on its page adds model.safetensors, fetch that with `hf download {0} --revision refs/pr/N`, and give the folder",
                 model.name
             )
         } else {
