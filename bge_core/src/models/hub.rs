@@ -238,7 +238,10 @@ impl Model<'_> {
 #[cfg(feature = "hub")]
 mod fetch {
     use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::io::Write;
     use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
 
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
@@ -259,6 +262,8 @@ mod fetch {
         "config_sentence_transformers.json",
         "sentence_bert_config.json",
     ];
+    /// How long to wait for another process that fetches the same model.
+    const PATIENCE: Duration = Duration::from_secs(3600);
 
     /// Fetches what is missing of a model, all files of one commit.
     pub(super) fn fetch(model: &Model, options: &HubOptions, environment: &Environment) -> Result<PathBuf> {
@@ -272,7 +277,7 @@ mod fetch {
         let cache = std::path::absolute(model.cache)
             .map_err(|error| Error::io(model.cache, "find this cache folder", error))?;
         let token = options.token.clone().or_else(|| environment.token.clone());
-        let api = ApiBuilder::from_cache(Cache::new(cache.clone()))
+        let api = ApiBuilder::from_cache(Cache::new(cache))
             .with_endpoint(endpoint.clone())
             .with_token(token)
             .with_progress(options.progress)
@@ -326,11 +331,24 @@ mod fetch {
             return Err(Error::new(ErrorKind::ModelFormat, message));
         }
         download.file(CONFIG)?;
-        Cache::new(cache)
-            .repo(at(model.revision))
-            .create_ref(&info.sha)
-            .map_err(|error| Error::io(model.folder(), "note the commit in this cache", error))?;
+        note_commit(model, &info.sha);
         Ok(download.folder)
+    }
+
+    /// Notes which commit the revision is at, for when the hub cannot be asked. A cache that is read only still serves.
+    fn note_commit(model: &Model, commit: &str) {
+        let place = model.folder().join("refs").join(model.revision);
+        let noted = || std::fs::read_to_string(&place).is_ok_and(|noted| noted.trim() == commit);
+        if model.revision == commit || noted() {
+            return;
+        }
+        if let Some(folder) = place.parent() {
+            // Where this fails, so does writing.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        if let Err(error) = files::write_whole(&place, |file| file.write_all(commit.as_bytes())) {
+            tracing::warn!("{error}; without the hub this model will not be found as it is now");
+        }
     }
 
     struct Download<'a> {
@@ -347,6 +365,10 @@ mod fetch {
             if path.exists() {
                 return Ok(());
             }
+            let _turn = self.turn();
+            if path.exists() {
+                return Ok(());
+            }
             tracing::info!("fetching {name} of {}", self.model.name);
             self.repo
                 .download(name)
@@ -359,6 +381,22 @@ mod fetch {
                 );
             }
             Ok(())
+        }
+
+        /// Waits until no other process that came here first is downloading this model, so that ranks fetch each file once.
+        fn turn(&self) -> Option<File> {
+            let folder = self.model.folder();
+            std::fs::create_dir_all(&folder).ok()?;
+            let lock = File::create(folder.join(".bge.lock")).ok()?;
+            let begun = Instant::now();
+            // Where files cannot be locked, hf-hub says so.
+            while let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+                if begun.elapsed() > PATIENCE {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Some(lock)
         }
     }
 
