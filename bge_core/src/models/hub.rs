@@ -249,7 +249,6 @@ mod fetch {
 
     use super::{Environment, HubOptions, Model, is_commit};
     use crate::error::{Error, ErrorKind, Result, bail};
-    use crate::inference::MODE_WEIGHTS_FILE;
     use crate::models::m3::is_head_file;
     use crate::{files, tokenize};
 
@@ -407,7 +406,7 @@ mod fetch {
                 || tokenize::FILES.contains(name)
                 || is_module_config(name)
                 || is_head_file(name)
-                || *name == MODE_WEIGHTS_FILE
+                || *name == "mode_weights.json"
         })
     }
 
