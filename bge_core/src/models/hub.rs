@@ -177,15 +177,12 @@ fn expand(text: &str, home: &Path, variable: &impl Fn(&str) -> Option<OsString>)
             let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             after.split_at(end.unwrap_or(after.len()))
         });
-        match variable(name).and_then(|value| value.into_string().ok()) {
-            Some(value) => {
-                whole.push_str(&value);
-                rest = behind;
-            }
-            None => {
-                whole.push('$');
-                rest = after;
-            }
+        if let Some(value) = variable(name).and_then(|value| value.into_string().ok()) {
+            whole.push_str(&value);
+            rest = behind;
+        } else {
+            whole.push('$');
+            rest = after;
         }
     }
     whole + rest
@@ -262,7 +259,7 @@ mod fetch {
         "sentence_bert_config.json",
     ];
     /// How long to wait for another process that fetches the same model.
-    const PATIENCE: Duration = Duration::from_secs(3600);
+    const PATIENCE: Duration = Duration::from_hours(1);
 
     /// Fetches what is missing of a model, all files of one commit.
     pub(super) fn fetch(model: &Model, options: &HubOptions, environment: &Environment) -> Result<PathBuf> {
