@@ -1,4 +1,7 @@
 
+/* These stand behind the end of the header's own guard. */
+#ifndef BGE_STR
+
 /* A bge_str of a text that ends with NUL; empty for NULL. */
 static inline bge_str bge_str_c(const char *text) {
     bge_str borrowed;
@@ -9,3 +12,5 @@ static inline bge_str bge_str_c(const char *text) {
 
 /* A bge_str of a string literal, or of any text that ends with NUL. */
 #define BGE_STR(text) bge_str_c(text)
+
+#endif

@@ -46,6 +46,8 @@ done
 cat >"$work/corpus.jsonl" <<'CORPUS'
 {"_id": "a", "title": "Ice", "text": "Salt lowers the melting point of water."}
 {"_id": "b", "title": "", "text": "A \"haiku\" has three lines. 日本"}
+{"_id": 10, "title": null, "text": "Bread rises."}
+{"id": "d", "text": "Tea steeps."}
 CORPUS
 "$work/bge_static/serve" $model "$work/corpus.jsonl" 127.0.0.1:0 >"$work/port" &
 service=$!

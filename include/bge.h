@@ -304,8 +304,8 @@ typedef struct bge_str {
   size_t len;
 } bge_str;
 
-// Hears a message, which is borrowed for the call. Comes from whichever thread has something to say, one message at a
-// time; must not call bge_log_set, throw or jump out.
+// Hears a message, which is borrowed for the call. Comes from whichever thread has something to say, from several at once
+// too. May call the library, which may then have something to say again; must not throw or jump out.
 typedef void (*bge_log_fn)(void *user_data, uint32_t level, struct bge_str message);
 
 // Frees what a callback was given. NULL where there is nothing to free.
@@ -402,8 +402,9 @@ BGE_API
 void bge_abi_1(void);
 
 // Sets who hears what the library would like to say, in place of whoever heard before; NULL for nobody, as at the start.
-// Messages up to `level` (a bge_log_level) are heard. `destroy` is called with `user_data` when it is replaced.
-// May be called at any time from any thread, but not from the callback.
+// Messages up to `level` (a bge_log_level) are heard. `destroy` is called with `user_data` once it has been replaced and no
+// thread is in the callback any more, or at once where there is no callback; until then `user_data` must stay.
+// May be called at any time from any thread, from the callback too.
 //
 // Since: 0.1
 BGE_API
@@ -701,6 +702,9 @@ bge_status bge_pipeline(struct bge_str text,
 #endif  /* BGE_H */
 
 
+/* These stand behind the end of the header's own guard. */
+#ifndef BGE_STR
+
 /* A bge_str of a text that ends with NUL; empty for NULL. */
 static inline bge_str bge_str_c(const char *text) {
     bge_str borrowed;
@@ -711,3 +715,5 @@ static inline bge_str bge_str_c(const char *text) {
 
 /* A bge_str of a string literal, or of any text that ends with NUL. */
 #define BGE_STR(text) bge_str_c(text)
+
+#endif

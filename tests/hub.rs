@@ -41,7 +41,8 @@ impl<'a> Ask<'a> {
         command.args(["--exact", "hub::child", "--ignored"]);
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
-            if upper.starts_with("HF_") || upper.starts_with("HUGGING") || upper.ends_with("_PROXY") {
+            let about_hubs = ["HF_", "HUGGING", "TRANSFORMERS_"];
+            if about_hubs.iter().any(|start| upper.starts_with(start)) || upper.ends_with("_PROXY") {
                 command.env_remove(name);
             }
         }
@@ -404,6 +405,77 @@ mod fetched {
     }
 
     #[test]
+    fn the_heads_of_bge_m3_are_fetched_with_it() {
+        let heads = [
+            "colbert_linear.pt",
+            "colbert_linear.safetensors",
+            "mode_weights.json",
+            "sparse_linear.pt",
+            "sparse_linear.safetensors",
+        ];
+        let server = Server::start(hub(
+            &[&FILES[..], &heads, &["other_linear.pt", "optimizer.pt"]].concat()
+        ));
+        let cache = tempfile::tempdir().unwrap();
+        let folder = ask(&server, &cache).run().unwrap();
+        for name in heads {
+            assert_eq!(std::fs::read(folder.join(name)).unwrap(), body(name), "{name}");
+        }
+        assert!(!folder.join("other_linear.pt").exists() && !folder.join("optimizer.pt").exists());
+    }
+
+    #[test]
+    fn processes_that_start_together_fetch_each_file_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = Server::start(hub(&FILES));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| ask(&server, &cache).run().unwrap());
+            }
+        });
+        let mut log = server.log();
+        log.retain(|line| line.contains("/resolve/"));
+        let (asked, mut once) = (log.len(), log);
+        // Size and hash are asked for first, by the same address.
+        once.sort();
+        once.dedup();
+        assert_eq!((once.len(), asked), (FILES.len(), 2 * FILES.len()));
+    }
+
+    #[test]
+    fn a_process_waits_for_the_one_that_is_fetching() {
+        let (cache, _) = filled_cache();
+        let lock = std::fs::File::create(cache.path().join("models--org--name/.bge.lock")).unwrap();
+        lock.lock().unwrap();
+        let server = Server::start(hub(&FILES));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| ask(&server, &cache).run());
+            std::thread::sleep(std::time::Duration::from_secs(7));
+            assert_eq!(server.log(), ["GET /api/models/org/name/revision/main "]);
+            lock.unlock().unwrap();
+            waits.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_complete_cache_that_cannot_be_written_to_serves() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = Server::start(hub(&FILES));
+        let folder = ask(&server, &cache).run().unwrap();
+        let refs = cache.path().join("models--org--name/refs");
+        std::fs::write(refs.join("main"), format!("{COMMIT}\n")).unwrap();
+        assert_eq!(ask(&server, &cache).run().unwrap(), folder);
+        assert_eq!(
+            std::fs::read_to_string(refs.join("main")).unwrap(),
+            format!("{COMMIT}\n"),
+            "what is noted is not written again"
+        );
+        std::fs::remove_dir_all(&refs).unwrap();
+        std::fs::write(&refs, "a file where notes cannot be").unwrap();
+        assert_eq!(ask(&server, &cache).run().unwrap(), folder);
+    }
+
+    #[test]
     fn shards_are_fetched_as_the_index_names_them() {
         let cache = tempfile::tempdir().unwrap();
         let shards = [
@@ -496,7 +568,9 @@ mod fetched {
         let server = Server::start(hub(&["config.json", "pytorch_model.bin"]));
         let error = ask(&server, &cache).run().unwrap_err();
         assert!(
-            error.starts_with("Unsupported: ") && error.contains("pytorch_model.bin"),
+            error.starts_with("Unsupported: ")
+                && error.contains("pytorch_model.bin")
+                && error.contains("`hf download org/name --revision refs/pr/N`"),
             "{error}"
         );
         for (status, kind, words) in [

@@ -371,7 +371,9 @@ fn a_pool_without_the_positives_still_has_margins_and_ids() {
         .enumerate()
         .map(|(i, text)| json!({"_id": format!("d{i}"), "title": "T", "text": text}))
         .collect();
-    pool[7]["text"] = rows[0]["pos"][0].clone();
+    let positive = rows[0]["pos"][0].as_str().unwrap();
+    let (title, text) = positive.split_once(' ').unwrap();
+    pool[7] = json!({"_id": "d7", "title": title, "text": text});
     fs::create_dir(at.join("beir")).unwrap();
     write_rows(&at.join("beir"), "corpus.jsonl", &pool);
     let flags = [

@@ -66,7 +66,8 @@ pub extern "C" fn bge_validate(
         let tokenizer = if name.is_empty() {
             None
         } else {
-            Some(Tokenizer::open(resolve_model(name, &HubOptions::default())?)?)
+            let options = HubOptions::new(model.cache_dir.as_ref(), model.token.as_ref());
+            Some(Tokenizer::open(resolve_model(name, &options)?)?)
         };
         let count = tokenizer
             .as_ref()

@@ -117,12 +117,15 @@ impl Settings {
 
     /// The value of a setting, as JSON.
     pub(crate) fn get(&self, name: &str) -> Outcome<String> {
+        let name = name.trim_start_matches("--");
         let value = each!(self, arguments, _module => arguments.get(alias(arguments, name)));
-        match value {
-            Some(value) => Ok(value.to_string()),
-            // Setting an unknown name fails with the nearest one.
-            None => self.clone().set(name, "").map(|()| String::new()),
+        if let Some(value) = value {
+            return Ok(value.to_string());
         }
+        // Setting an unknown name fails with the nearest one.
+        self.clone().set(name, "")?;
+        let message = format!("`{name}` can be set but has no value to read");
+        Err(bge_error::argument("name", message))
     }
 
     /// Everything that is wrong or worth a look, and whether nothing is wrong.

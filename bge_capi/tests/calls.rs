@@ -7,10 +7,11 @@ use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
 use bge::{
-    bge_config, bge_config_free, bge_config_kind, bge_config_new, bge_config_set, bge_embedder,
-    bge_embedder_coalesce, bge_embedder_dim, bge_embedder_encode, bge_embedder_free, bge_embedder_open,
-    bge_error, bge_error_free, bge_error_message, bge_error_status, bge_mine, bge_reranker_score, bge_status,
-    bge_str, bge_text_free, bge_trainer_run, bge_trainer_stop, bge_validate, bge_validator_push,
+    bge_config, bge_config_free, bge_config_get, bge_config_kind, bge_config_new, bge_config_set,
+    bge_embedder, bge_embedder_coalesce, bge_embedder_dim, bge_embedder_encode, bge_embedder_free,
+    bge_embedder_open, bge_error, bge_error_free, bge_error_message, bge_error_status, bge_mine,
+    bge_reranker_score, bge_status, bge_str, bge_text_free, bge_trainer_run, bge_trainer_stop, bge_validate,
+    bge_validator_push,
 };
 
 fn config(name: &str, value: &str) -> Box<bge_config> {
@@ -143,6 +144,56 @@ fn an_error_names_the_nearest_setting() {
     assert!(message.contains("batch_size"), "{message}");
     let _borrowed = bge_error_message(Some(&error));
     bge_error_free(Some(error));
+    bge_config_free(Some(config));
+}
+
+#[test]
+fn validation_finds_a_tokenizer_by_name_in_cache_dir() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = folder.path().join("models--org--name");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = named.join("snapshots").join(commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(named.join("refs")).unwrap();
+    std::fs::write(named.join("refs/main"), commit).unwrap();
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    for file in ["config.json", "tokenizer.json"] {
+        let from = format!("{tests}/tests/fixtures/parity/models/bert/{file}");
+        std::fs::copy(from, snapshot.join(file)).unwrap();
+    }
+    let mut out = MaybeUninit::uninit();
+    let kind = bge_config_kind::Finetune as u32;
+    assert_eq!(bge_config_new(kind, Some(&mut out), None), bge_status::Ok);
+    // SAFETY: an `out` of a call that went well is a Box's.
+    let mut config = unsafe { Box::from_raw(out.assume_init()) };
+    for (name, value) in [
+        ("train_data", format!("{tests}/examples/data/toy.jsonl").as_str()),
+        ("tokenizer_name", "org/name"),
+        ("cache_dir", folder.path().to_str().unwrap()),
+    ] {
+        let status = bge_config_set(Some(&mut config), bge_str::of(name), bge_str::of(value), None);
+        assert_eq!(status, bge_status::Ok, "{name}");
+    }
+    let mut report = MaybeUninit::uninit();
+    let status = bge_validate(Some(&config), None, null_mut(), Some(&mut report), None);
+    assert_eq!(status, bge_status::Ok);
+    // SAFETY: as above.
+    bge_text_free(Some(unsafe { Box::from_raw(report.assume_init()) }));
+    bge_config_free(Some(config));
+}
+
+#[test]
+fn a_setting_is_read_under_the_names_it_is_set_under() {
+    let config = config("--batch_size", "8");
+    for name in ["batch_size", "--batch_size"] {
+        let mut out = MaybeUninit::uninit();
+        let status = bge_config_get(Some(&config), bge_str::of(name), Some(&mut out), None);
+        assert_eq!(status, bge_status::Ok, "{name}");
+        // SAFETY: an `out` of a call that went well is a Box's.
+        let text = unsafe { Box::from_raw(out.assume_init()) };
+        assert!(format!("{text:?}").contains('8'), "{name}: {text:?}");
+        bge_text_free(Some(text));
+    }
     bge_config_free(Some(config));
 }
 

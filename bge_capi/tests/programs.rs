@@ -21,7 +21,7 @@ fn build(source: &str, folder: &Path, more: &[&str]) -> String {
 }
 
 #[test]
-fn the_headers_compile_in_every_standard_without_a_warning() {
+fn the_headers_compile_in_every_standard_and_twice_without_a_warning() {
     let include = in_repository("include");
     for (compiler, language, standard, header) in [
         ("cc", "c", "-std=c99", "bge.h"),
@@ -34,7 +34,9 @@ fn the_headers_compile_in_every_standard_without_a_warning() {
         let source = folder.path().join("empty");
         std::fs::write(
             &source,
-            format!("#include <{header}>\nint main(void);\nint main(void) {{ return 0; }}\n"),
+            format!(
+                "#include <{header}>\n#include <bge.h>\n#include <{header}>\nint main(void);\nint main(void) {{ return 0; }}\n"
+            ),
         )
         .unwrap();
         let mut args = vec![

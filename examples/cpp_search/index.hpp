@@ -16,7 +16,19 @@ struct Passage {
     std::string id, text;
 };
 
-/// Reads a BEIR corpus.jsonl; a title stands before its text.
+/// Reads a line of a corpus as bge does: an id is text or a whole number, and the title, if there is one, stands before the text.
+inline Passage read_passage(const std::string &line) {
+    const auto row = nlohmann::json::parse(line);
+    const auto &id = row.contains("_id") ? row.at("_id") : row.at("id");
+    const auto title = row.value("title", nlohmann::json());
+    const auto text = (title.is_null() ? "" : title.get<std::string>() + " ") + row.at("text").get<std::string>();
+    const auto *const blank = " \t\r\n";
+    const auto begin = std::min(text.find_first_not_of(blank), text.size());
+    const auto end = text.find_last_not_of(blank) + 1;
+    return {id.is_number_integer() ? id.dump() : id.get<std::string>(), text.substr(begin, end - begin)};
+}
+
+/// Reads a BEIR corpus.jsonl.
 inline std::vector<Passage> read_corpus(const std::string &path) {
     std::ifstream file(path);
     if (!file) {
@@ -30,9 +42,7 @@ inline std::vector<Passage> read_corpus(const std::string &path) {
             continue;
         }
         try {
-            const auto row = nlohmann::json::parse(line);
-            const auto title = row.value("title", "");
-            passages.push_back({row.at("_id"), (title.empty() ? "" : title + " ") + row.at("text").get<std::string>()});
+            passages.push_back(read_passage(line));
         } catch (const nlohmann::json::exception &error) {
             throw std::runtime_error(path + ":" + std::to_string(number) + ": " + error.what());
         }

@@ -5,6 +5,7 @@
 //   POST /reload  {"model": "checkpoint-100"}      swaps the model; requests go on with the old one until the new is ready
 #include "index.hpp"
 
+#include <charconv>
 #include <httplib.h>
 #include <iostream>
 #include <memory>
@@ -39,6 +40,17 @@ bge_text_role role_of(const std::string &name) {
     throw std::invalid_argument("role is \"query\" or \"passage\"");
 }
 
+/// How many hits are asked for: 10 where nothing is said.
+std::size_t hits_of(const std::string &text) {
+    std::size_t k = 10;
+    const auto *const end = text.data() + text.size();
+    const auto read = std::from_chars(text.data(), end, k);
+    if (!text.empty() && (read.ec != std::errc() || read.ptr != end)) {
+        throw std::invalid_argument("k is a number of hits, not \"" + text + "\"");
+    }
+    return k;
+}
+
 } // namespace
 
 int main(int argc, char **argv) try {
@@ -59,10 +71,10 @@ int main(int argc, char **argv) try {
     server.set_payload_max_length(1 << 20);
 
     server.Get("/search", guarded([&](const httplib::Request &request, httplib::Response &response) {
-        if (!request.has_param("q")) {
+        if (request.get_param_value("q").empty()) {
             throw std::invalid_argument("give a query: /search?q=...");
         }
-        const auto k = request.has_param("k") ? std::stoul(request.get_param_value("k")) : 10;
+        const auto k = hits_of(request.get_param_value("k"));
         const auto now = index();
         json hits = json::array();
         for (const auto &[place, score] : now->search(request.get_param_value("q"), k)) {

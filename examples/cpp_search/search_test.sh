@@ -15,6 +15,8 @@ models=$PWD/tests/fixtures/parity/models
 cat >"$work/corpus.jsonl" <<'CORPUS'
 {"_id": "a", "title": "Ice", "text": "Salt lowers the melting point of water."}
 {"_id": "b", "title": "", "text": "A \"haiku\" has three lines. 日本"}
+{"_id": 10, "title": null, "text": "Bread rises."}
+{"id": "d", "text": "Tea steeps."}
 {"_id": "c", "title": "Sky", "text": "Air scatters blue light."}
 CORPUS
 "$work/build/search" "$models/bert" "$work/corpus.jsonl" 0 >"$work/port" &

@@ -54,8 +54,8 @@ arguments! {
         input_file: String = String::new(), required;
         /// The same rows with the mined negatives in `neg`.
         output_file: String = String::new(), required;
-        /// Where negatives come from: JSONL with `text`, or a folder with corpus.jsonl; otherwise all `pos` and `neg` of
-        /// the input.
+        /// Where negatives come from: JSONL with `text`, before which its `title` is put, or a folder with corpus.jsonl;
+        /// otherwise all `pos` and `neg` of the input.
         candidate_pool: Option<String> = None;
         /// Candidates are the hits at these ranks, from the first up to and without the second, counted from 0 before any
         /// hit is left out.

@@ -31,7 +31,12 @@ fn take_id(object: &Map<String, Value>, names: &[&str]) -> Result<String, String
     }
 }
 
-/// Id and text of a line of a corpus or of queries; a document's text is its title, a space and its text, stripped.
+/// A document as one text: its title, a space and its text, stripped.
+pub(crate) fn join_title(title: &str, text: &str) -> String {
+    format!("{title} {text}").trim().to_owned()
+}
+
+/// Id and text of a line of a corpus or of queries; a document's title stands before its text.
 pub(crate) fn parse_text(line: &str, with_title: bool) -> Result<(String, String), String> {
     let object = parse_object(line)?;
     let id = take_id(&object, &["_id", "id"])?;
@@ -43,7 +48,7 @@ pub(crate) fn parse_text(line: &str, with_title: bool) -> Result<(String, String
     }
     let joined = match object.get("title") {
         None | Some(Value::Null) => text.trim().to_owned(),
-        Some(Value::String(title)) => format!("{title} {text}").trim().to_owned(),
+        Some(Value::String(title)) => join_title(title, text),
         Some(_) => return Err("`title` must be text".to_owned()),
     };
     Ok((id, joined))

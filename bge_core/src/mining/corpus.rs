@@ -3,7 +3,7 @@
 //! Of a text only its place, its length and a fingerprint stay in memory (20 bytes; 16 more while the index is made).
 //! Texts are numbered in the order in which they occur first; equal texts have one number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::source::{Place, RawObject, Source};
@@ -109,7 +109,7 @@ impl Corpus {
                 for (raw, text) in object.list(key).into_iter().zip(texts) {
                     let place = Place::of(raw, line);
                     let number = index.add(text, place, |place, known| match &pool {
-                        Some(pool) if known < candidates.unwrap_or(0) => pool.text(place),
+                        Some(pool) if known < candidates.unwrap_or(0) => pool.document(place),
                         _ => input.text(place),
                     })?;
                     if let Some(number) = number.filter(|_| key == "pos") {
@@ -231,13 +231,23 @@ impl Corpus {
         let (Some(&offset), Some(&length)) = (self.offsets.get(index), self.lengths.get(index)) else {
             bail!(Internal, "text {number} of {}", self.offsets.len());
         };
-        let source = self.pool.as_ref().filter(|_| index < self.candidates);
-        source.unwrap_or(&self.input).text(Place { offset, length })
+        let place = Place { offset, length };
+        match &self.pool {
+            Some(pool) if index < self.candidates => pool.document(place),
+            _ => self.input.text(place),
+        }
     }
 
     /// The fingerprint of a text's [`plain`] form.
     pub(super) fn plain(&self, number: u32) -> u64 {
         self.plains.get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether there is a pool in which no row finds a positive, or a variant of one.
+    pub(super) fn pool_lacks_positives(&self) -> bool {
+        let wanted: HashSet<u64> = self.positives.iter().map(|number| self.plain(*number)).collect();
+        let mut pool = self.plains.iter().take(self.candidates);
+        self.pool.is_some() && !pool.any(|plain| wanted.contains(plain))
     }
 
     /// The id that a text has in the pool.
@@ -328,14 +338,8 @@ impl Index {
         // The view names what is wrong with the JSON in the same words as for training rows.
         RecordView::parse(line.bytes)?;
         let object = RawObject::parse(line.bytes)?;
-        let bad = |message: &str| Err(Error::new(ErrorKind::InvalidData, message).with_field("text"));
-        let Some(raw) = object.get("text").filter(|raw| *raw != "null") else {
-            return bad("is missing; every line of a candidate pool needs one text");
-        };
-        let Ok(text) = serde_json::from_str::<String>(raw) else {
-            return bad("must be a text");
-        };
-        let number = self.add(&text, Place::of(raw, line), |place, _| source.text(place))?;
+        let text = object.document()?;
+        let number = self.add(&text, Place::of_line(line), |place, _| source.document(place))?;
         if number.is_some_and(|number| number as usize == ids.len()) {
             let id = object
                 .get("_id")
@@ -409,10 +413,6 @@ impl Rows {
     }
 
     fn push(&mut self, line: &Line<'_>, group: u32, record: &TrainingRecord<'_>) {
-        let place = Place {
-            offset: line.offset,
-            length: line.bytes.len() as u32,
-        };
         self.bytes.add(line.bytes);
         let mut pair = Digest::default();
         // A mark keeps no prompt apart from an empty one.
@@ -434,7 +434,7 @@ impl Rows {
             next
         };
         self.places.push(RowPlace {
-            place,
+            place: Place::of_line(line),
             line: line.number,
             group,
             asked,
@@ -542,12 +542,38 @@ mod tests {
             ),
         )
         .unwrap();
-        assert_eq!(corpus.candidates(), 3);
-        assert_eq!(texts(&corpus), ["one", "two", "three", "other"]);
-        assert_eq!(corpus.positives(0), [1, 3]);
-        let ids: Vec<_> = (0..4).map(|number| corpus.id(number).unwrap()).collect();
-        assert_eq!(ids, [Some("d1".to_owned()), Some("7".to_owned()), None, None]);
+        assert_eq!(corpus.candidates(), 4);
+        assert_eq!(texts(&corpus), ["T one", "two", "one", "three", "other"]);
+        assert_eq!(corpus.positives(0), [1, 4]);
+        let ids: Vec<_> = (0..5).map(|number| corpus.id(number).unwrap()).collect();
+        let some = |id: &str| Some(id.to_owned());
+        assert_eq!(ids, [some("d1"), some("7"), some("d3"), None, None]);
         assert_ne!(corpus.hashes().candidates, corpus.hashes().positives);
+    }
+
+    #[test]
+    fn a_positive_is_found_in_a_pool_as_title_and_text() {
+        let input = "{\"query\":\"q\",\"pos\":[\"Ice  melts\",\"by salt.\",\"Blank\"]}\n";
+        let pool = "{\"title\":\" Ice \",\"text\":\"melts\"}\n{\"title\":null,\"text\":\"by salt.\"}\n\
+                    {\"title\":\"Blank\",\"text\":\"\"}\n{\"title\":\" \",\"text\":\" as it is \"}\n";
+        let corpus = open(input, Some(pool)).unwrap();
+        assert_eq!(
+            texts(&corpus)[..4],
+            ["Ice  melts", "by salt.", "Blank", " as it is "]
+        );
+        assert_eq!(corpus.positives(0), [0, 1, 2]);
+        assert!(!corpus.pool_lacks_positives());
+        assert!(
+            !open(input, Some("{\"text\":\"ICE melts\"}"))
+                .unwrap()
+                .pool_lacks_positives()
+        );
+        assert!(
+            open(input, Some("{\"text\":\"melts\"}"))
+                .unwrap()
+                .pool_lacks_positives()
+        );
+        assert!(!open(input, None).unwrap().pool_lacks_positives());
     }
 
     #[test]
@@ -571,6 +597,11 @@ mod tests {
                 "pool.jsonl:2: `text`: is missing",
             ),
             (good, Some("{\"text\":5}"), "pool.jsonl:1: `text`: must be a text"),
+            (
+                good,
+                Some("{\"text\":\"a\",\"title\":5}"),
+                "pool.jsonl:1: `title`: must be a text",
+            ),
             (good, Some("[1]"), "pool.jsonl:1: must be a JSON object"),
         ] {
             let error = open(input, pool).unwrap_err().to_string();

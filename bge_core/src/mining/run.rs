@@ -110,6 +110,11 @@ fn run(config: &Checked<MineConfig>, work: &mut Work, report: &mut Reporter<'_>)
         );
         report.note(&Issue::new("mining.small_corpus", Severity::Warning, message))?;
     }
+    if corpus.pool_lacks_positives() {
+        let message = "no positive of the input is in the candidate pool, so passages that answer a query may become its \
+                       negatives; is the pool the corpus that the rows were made from?";
+        report.note(&Issue::new("mining.strange_pool", Severity::Warning, message))?;
+    }
 
     let finder = match (&with_heads, weights) {
         (Some(heads), Some(weights)) => Some(Finder::open(heads, &corpus, mine, weights, report)?),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::data::beir::join_title;
 use crate::data::lines::{DEFAULT_LIMIT, Found, Line, LineSplitter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
@@ -30,6 +31,14 @@ impl Place {
         Self {
             offset: line.offset + inside as u64,
             length: part.len() as u32,
+        }
+    }
+
+    /// The place of a whole row.
+    pub(super) const fn of_line(line: &Line<'_>) -> Self {
+        Self {
+            offset: line.offset,
+            length: line.bytes.len() as u32,
         }
     }
 }
@@ -122,6 +131,13 @@ impl Source {
         serde_json::from_slice(&bytes).map_err(|error| self.changed().with_source(error))
     }
 
+    /// The text of a place that holds a document.
+    pub(super) fn document(&self, place: Place) -> Result<String> {
+        let bytes = self.bytes(place)?;
+        let document = RawObject::parse(&bytes).and_then(|object| object.document());
+        document.map_err(|error| self.changed().with_source(error))
+    }
+
     /// The error for a file that is not what it was when its rows were found.
     pub(super) fn changed(&self) -> Error {
         let message = "the file changed during the run; start again when it is complete";
@@ -184,6 +200,24 @@ impl<'a> RawObject<'a> {
             .iter()
             .find(|(name, _)| name == key)
             .map(|(_, value)| value.get())
+    }
+
+    /// A document as one text, its title before it, as in training rows and evaluation.
+    pub(super) fn document(&self) -> Result<String> {
+        let read = |key: &str| {
+            let raw = self.get(key).filter(|raw| *raw != "null");
+            raw.map(serde_json::from_str::<String>)
+                .transpose()
+                .map_err(|_| Error::new(ErrorKind::InvalidData, "must be a text").with_field(key))
+        };
+        let text = read("text")?.ok_or_else(|| {
+            let message = "is missing; every line of a candidate pool needs one text";
+            Error::new(ErrorKind::InvalidData, message).with_field("text")
+        })?;
+        Ok(match read("title")? {
+            Some(title) if !title.trim().is_empty() => join_title(&title, &text),
+            _ => text,
+        })
     }
 
     /// The elements of a list as text; none for a missing key or `null`.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Settings come from [`HubOptions`] first, then from the environment: `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`,
-//! `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, with the meaning they have in `huggingface_hub`.
+//! `HF_TOKEN_PATH`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, with the meaning they have in `huggingface_hub`.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -134,10 +134,14 @@ impl Environment {
     fn read(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
         let value = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| value(name).and_then(|value| value.into_string().ok());
-        let path = |name: &str| value(name).map(PathBuf::from);
+        let home = home.unwrap_or_default();
+        let path = |name: &str| {
+            let expanded = |text: String| PathBuf::from(expand(&text, &home, &variable));
+            value(name).map(|value| value.into_string().map_or_else(PathBuf::from, expanded))
+        };
         let hf_home = path("HF_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .unwrap_or_else(|| home.unwrap_or_default().join(".cache/huggingface"));
+            .unwrap_or_else(|| home.join(".cache/huggingface"));
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
@@ -149,9 +153,39 @@ impl Environment {
                 .filter(|token| !token.is_empty()),
             cache: cache.unwrap_or_else(|| hf_home.join("hub")),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            offline: text("HF_HUB_OFFLINE").is_some_and(on),
+            offline: text("HF_HUB_OFFLINE")
+                .or_else(|| text("TRANSFORMERS_OFFLINE"))
+                .is_some_and(on),
         }
     }
+}
+
+/// A path with `~`, `$NAME` and `${NAME}` written out, as `huggingface_hub` reads paths.
+fn expand(text: &str, home: &Path, variable: &impl Fn(&str) -> Option<OsString>) -> String {
+    let (mut whole, mut rest) = (String::new(), text);
+    if let Some(inside) = text
+        .strip_prefix('~')
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    {
+        whole.push_str(&home.to_string_lossy());
+        rest = inside;
+    }
+    while let Some((before, after)) = rest.split_once('$') {
+        whole.push_str(before);
+        let braced = after.strip_prefix('{').and_then(|inside| inside.split_once('}'));
+        let (name, behind) = braced.unwrap_or_else(|| {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            after.split_at(end.unwrap_or(after.len()))
+        });
+        if let Some(value) = variable(name).and_then(|value| value.into_string().ok()) {
+            whole.push_str(&value);
+            rest = behind;
+        } else {
+            whole.push('$');
+            rest = after;
+        }
+    }
+    whole + rest
 }
 
 /// A model by name, and the cache that may hold it.
@@ -182,7 +216,7 @@ impl Model<'_> {
 
     fn not_cached(&self) -> Error {
         let way_out = if cfg!(feature = "hub") {
-            "unset HF_HUB_OFFLINE to fetch it".to_owned()
+            "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch it".to_owned()
         } else {
             format!(
                 "fetch it with `hf download {}`, or build bge with `--features hub`",
@@ -201,7 +235,10 @@ impl Model<'_> {
 #[cfg(feature = "hub")]
 mod fetch {
     use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::io::Write;
     use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
 
     use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
     use hf_hub::{Cache, Repo, RepoType};
@@ -209,6 +246,7 @@ mod fetch {
 
     use super::{Environment, HubOptions, Model, is_commit};
     use crate::error::{Error, ErrorKind, Result, bail};
+    use crate::models::m3::is_head_file;
     use crate::{files, tokenize};
 
     const WHOLE: &str = "model.safetensors";
@@ -220,6 +258,8 @@ mod fetch {
         "config_sentence_transformers.json",
         "sentence_bert_config.json",
     ];
+    /// How long to wait for another process that fetches the same model.
+    const PATIENCE: Duration = Duration::from_hours(1);
 
     /// Fetches what is missing of a model, all files of one commit.
     pub(super) fn fetch(model: &Model, options: &HubOptions, environment: &Environment) -> Result<PathBuf> {
@@ -233,7 +273,7 @@ mod fetch {
         let cache = std::path::absolute(model.cache)
             .map_err(|error| Error::io(model.cache, "find this cache folder", error))?;
         let token = options.token.clone().or_else(|| environment.token.clone());
-        let api = ApiBuilder::from_cache(Cache::new(cache.clone()))
+        let api = ApiBuilder::from_cache(Cache::new(cache))
             .with_endpoint(endpoint.clone())
             .with_token(token)
             .with_progress(options.progress)
@@ -287,11 +327,24 @@ mod fetch {
             return Err(Error::new(ErrorKind::ModelFormat, message));
         }
         download.file(CONFIG)?;
-        Cache::new(cache)
-            .repo(at(model.revision))
-            .create_ref(&info.sha)
-            .map_err(|error| Error::io(model.folder(), "note the commit in this cache", error))?;
+        note_commit(model, &info.sha);
         Ok(download.folder)
+    }
+
+    /// Notes which commit the revision is at, for when the hub cannot be asked. A cache that is read only still serves.
+    fn note_commit(model: &Model, commit: &str) {
+        let place = model.folder().join("refs").join(model.revision);
+        let noted = || std::fs::read_to_string(&place).is_ok_and(|noted| noted.trim() == commit);
+        if model.revision == commit || noted() {
+            return;
+        }
+        if let Some(folder) = place.parent() {
+            // Where this fails, so does writing.
+            let _ = std::fs::create_dir_all(folder);
+        }
+        if let Err(error) = files::write_whole(&place, |file| file.write_all(commit.as_bytes())) {
+            tracing::warn!("{error}; without the hub this model will not be found as it is now");
+        }
     }
 
     struct Download<'a> {
@@ -308,6 +361,10 @@ mod fetch {
             if path.exists() {
                 return Ok(());
             }
+            let _turn = self.turn();
+            if path.exists() {
+                return Ok(());
+            }
             tracing::info!("fetching {name} of {}", self.model.name);
             self.repo
                 .download(name)
@@ -321,12 +378,32 @@ mod fetch {
             }
             Ok(())
         }
+
+        /// Waits until no other process that came here first is downloading this model, so that ranks fetch each file once.
+        fn turn(&self) -> Option<File> {
+            let folder = self.model.folder();
+            std::fs::create_dir_all(&folder).ok()?;
+            let lock = File::create(folder.join(".bge.lock")).ok()?;
+            let begun = Instant::now();
+            // Where files cannot be locked, hf-hub says so.
+            while let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+                if begun.elapsed() > PATIENCE {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Some(lock)
+        }
     }
 
-    /// Which small files of a model to fetch: tokenizer, pooling and prompts.
+    /// Which small files of a model to fetch: tokenizer, pooling, prompts, and the heads of BGE-M3.
     fn small_files(there: &BTreeSet<String>) -> impl Iterator<Item = &str> {
         there.iter().map(String::as_str).filter(|name| {
-            SENTENCE.contains(name) || tokenize::FILES.contains(name) || is_module_config(name)
+            SENTENCE.contains(name)
+                || tokenize::FILES.contains(name)
+                || is_module_config(name)
+                || is_head_file(name)
+                || *name == "mode_weights.json"
         })
     }
 
@@ -345,7 +422,7 @@ mod fetch {
     fn without_weights(model: &Model, there: &BTreeSet<String>) -> Error {
         let message = if there.contains("pytorch_model.bin") {
             format!(
-                "`{}` on the hub has only pytorch_model.bin; ask for a revision with safetensors (often refs/pr/N), or save it as safetensors with transformers",
+                "`{0}` on the hub has only pytorch_model.bin; save it as safetensors with transformers, or where a pull request on its page adds model.safetensors, fetch that with `hf download {0} --revision refs/pr/N`, and give the folder",
                 model.name
             )
         } else {
@@ -465,6 +542,7 @@ mod tests {
         assert_eq!(none.endpoint, "https://huggingface.co");
         assert!(!none.offline);
         let all = environment(&[
+            ("TRANSFORMERS_OFFLINE", "0"),
             ("HF_TOKEN", " hf_x\n"),
             ("HF_ENDPOINT", "http://mirror/"),
             ("HF_HUB_OFFLINE", "1"),
@@ -472,7 +550,29 @@ mod tests {
         assert_eq!(all.token.as_deref(), Some("hf_x"));
         assert_eq!(all.endpoint, "http://mirror");
         assert!(all.offline);
-        assert!(!environment(&[("HF_HUB_OFFLINE", "0")]).offline);
+        assert!(environment(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
+        let first = [("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")];
+        assert!(!environment(&first).offline);
+    }
+
+    #[test]
+    fn paths_in_the_environment_may_name_the_home_and_variables() {
+        let cache = |path: &str| environment(&[("HF_HUB_CACHE", path), ("DISK", "/disk"), ("U", "me")]).cache;
+        for (path, expanded) in [
+            ("~", "/nowhere"),
+            ("~/hf", "/nowhere/hf"),
+            ("~me/hf", "~me/hf"),
+            ("/a~/b", "/a~/b"),
+            ("$DISK/$U/hf", "/disk/me/hf"),
+            ("${DISK}s/x-$U", "/disks/x-me"),
+            ("/$NONE/${NONE}/$/${U", "/$NONE/${NONE}/$/${U"),
+        ] {
+            assert_eq!(cache(path), Path::new(expanded), "{path}");
+        }
+        assert_eq!(
+            environment(&[("HF_HOME", "~/hf")]).cache,
+            Path::new("/nowhere/hf/hub")
+        );
     }
 
     #[test]

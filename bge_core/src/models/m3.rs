@@ -19,6 +19,8 @@ const SPARSE: &str = "sparse_linear";
 const COLBERT: &str = "colbert_linear";
 /// The heads, in the order of their names.
 const HEADS: [&str; 2] = [COLBERT, SPARSE];
+/// How the files of a head end, the one that is read first.
+const ENDINGS: [&str; 2] = [".pt", ".safetensors"];
 
 /// An encoder with the two heads of BGE-M3, each of which may be missing.
 #[derive(Clone, Debug)]
@@ -337,9 +339,16 @@ pub(crate) fn has_heads(folder: &Path) -> bool {
     HEADS.iter().all(|head| head_file(folder, head).is_some())
 }
 
+/// Whether a file of this name is a head's.
+#[cfg(feature = "hub")]
+pub(super) fn is_head_file(name: &str) -> bool {
+    let head = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+    head.is_some_and(|head| HEADS.contains(&head))
+}
+
 /// The file of a head: upstream's, or the one in safetensors.
 fn head_file(folder: &Path, head: &str) -> Option<PathBuf> {
-    [".pt", ".safetensors"]
+    ENDINGS
         .into_iter()
         .map(|ending| folder.join(format!("{head}{ending}")))
         .find(|path| path.exists())

@@ -91,10 +91,8 @@ impl Trainer {
         let available = available_memory();
         let leads = lines.first().is_none_or(|ranks| ranks.rank() == 0);
         let mut notes: Vec<Issue> = config.warnings().to_vec();
-        let folder = hub::resolve_model(
-            &config.model.model_name_or_path,
-            &hub::HubOptions::new(config.model.cache_dir.as_ref(), config.model.token.as_ref()),
-        )?;
+        let hub = hub::HubOptions::new(config.model.cache_dir.as_ref(), config.model.token.as_ref());
+        let folder = hub::resolve_model(&config.model.model_name_or_path, &hub)?;
         let folder = ModelFolder::open(&folder)?;
         let output_dir = PathBuf::from(&training.output_dir);
         let resume = training
@@ -107,7 +105,7 @@ impl Trainer {
         }
 
         let tokenizer = match &config.model.tokenizer_name {
-            Some(name) => Tokenizer::open(name)?,
+            Some(name) => Tokenizer::open(hub::resolve_model(name, &hub)?)?,
             None => Tokenizer::open(&folder.path)?,
         };
         let model = Opened::open(&config, &folder, &mut notes)?;

@@ -14,6 +14,7 @@ mod mining;
 mod models;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod named;
 mod outputs;
 mod pipeline;
 mod planning;

@@ -103,11 +103,20 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, wrong := range []string{`{`, `{"texts": 1}`, `{"texts": ["a"], "role": "x"}`} {
+	for _, wrong := range []string{`{`, `{}`, `{"texts": 1}`, `{"texts": ["a"], "role": "x"}`} {
 		status, body, err := read(client.Post(*base+"/embed", "application/json", strings.NewReader(wrong)))
 		if err != nil || status != 400 || !json.Valid(body) {
 			log.Fatalf("%s: status %d, %v: %s", wrong, status, err, body)
 		}
+	}
+	for _, wrong := range []string{"", "?q=", "?q=ice&k=abc", "?q=ice&k=-1"} {
+		status, body, err := read(client.Get(*base + "/search" + wrong))
+		if err != nil || status != 400 || !bytes.Contains(body, []byte("give a query")) && !bytes.Contains(body, []byte("k is a number of hits")) {
+			log.Fatalf("/search%s: status %d, %v: %s", wrong, status, err, body)
+		}
+	}
+	if status, body, err := post(*base+"/embed", map[string]any{"texts": []string{}}); err != nil || status != 200 || !bytes.Contains(body, []byte(`"vectors":[]`)) {
+		log.Fatalf("/embed of no texts: status %d, %v: %s", status, err, body)
 	}
 	end := time.Now().Add(*duration)
 	var all sync.WaitGroup

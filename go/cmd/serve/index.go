@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sort"
+	"strconv"
+	"strings"
 	"time"
 
 	"bge"
@@ -13,7 +17,38 @@ import (
 
 type passage struct{ id, text string }
 
-// readCorpus reads a BEIR corpus.jsonl; a title stands before its text.
+// textID is an id: text, or a whole number written out.
+type textID string
+
+func (x *textID) UnmarshalJSON(data []byte) error {
+	if _, err := strconv.ParseInt(string(data), 10, 64); err == nil {
+		*x = textID(data)
+		return nil
+	}
+	return json.Unmarshal(data, (*string)(x))
+}
+
+// readPassage reads a line of a corpus as bge does: the title, if there is one, stands before the text.
+func readPassage(line []byte) (passage, error) {
+	var row struct {
+		ID    textID `json:"_id"`
+		Other textID `json:"id"`
+		Title string
+		Text  *string
+	}
+	if err := json.Unmarshal(line, &row); err != nil {
+		return passage{}, err
+	}
+	if row.ID == "" {
+		row.ID = row.Other
+	}
+	if row.ID == "" || row.Text == nil {
+		return passage{}, errors.New("`_id` or `text` is missing")
+	}
+	return passage{string(row.ID), strings.TrimSpace(row.Title + " " + *row.Text)}, nil
+}
+
+// readCorpus reads a BEIR corpus.jsonl.
 func readCorpus(path string) ([]passage, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -24,20 +59,14 @@ func readCorpus(path string) ([]passage, error) {
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 64<<20)
 	for number := 1; lines.Scan(); number++ {
-		if len(lines.Bytes()) == 0 {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
-		var row struct {
-			ID          string `json:"_id"`
-			Title, Text string
-		}
-		if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
+		read, err := readPassage(lines.Bytes())
+		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", path, number, err)
 		}
-		if row.Title != "" {
-			row.Text = row.Title + " " + row.Text
-		}
-		passages = append(passages, passage{row.ID, row.Text})
+		passages = append(passages, read)
 	}
 	return passages, lines.Err()
 }

@@ -81,10 +81,16 @@ func (s *service) embed(r *http.Request) (any, error) {
 	if !known {
 		return nil, errors.New(`role is "query" or "passage"`)
 	}
+	if asked.Texts == nil {
+		return nil, errors.New(`give texts: {"texts": [...]}`)
+	}
 	now := s.current.Load()
 	vectors, err := now.embedder.Encode(role, asked.Texts...)
 	if err != nil {
 		return nil, err
+	}
+	if vectors == nil {
+		vectors = [][]float32{} // of no texts; nil would be null
 	}
 	return map[string]any{"dim": now.embedder.Dim(), "vectors": vectors}, nil
 }

@@ -104,15 +104,13 @@ fn run(args: &[String]) -> i32 {
 
 /// Counts tokens with the tokenizer of the model that the settings name.
 fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<validate::Counter>> {
-    let name = config
-        .model
-        .tokenizer_name
-        .as_ref()
-        .unwrap_or(&config.model.model_name_or_path);
+    let model = &config.model;
+    let name = model.tokenizer_name.as_ref().unwrap_or(&model.model_name_or_path);
     if name.is_empty() {
         return Ok(None);
     }
-    let folder = hub::resolve_model(name, &hub::HubOptions::default())?;
+    let options = hub::HubOptions::new(model.cache_dir.as_ref(), model.token.as_ref());
+    let folder = hub::resolve_model(name, &options)?;
     let tokenizer = Tokenizer::open(folder)?;
     Ok(Some(Box::new(move |text| tokenizer.count(text).unwrap_or(0))))
 }
