@@ -165,6 +165,16 @@ fn the_command_checks_and_renders_a_file_with_flags() {
         FinetuneConfig::from_toml(&out).unwrap().arguments.training.seed,
         7
     );
+    for (format, ranks) in [("toml", "nproc_per_node = 2"), ("flags", "--nproc_per_node 2")] {
+        let torchrun = format!(
+            "render --format {format} torchrun --nproc_per_node 2 -m FlagEmbedding.finetune.embedder.encoder_only.base"
+        );
+        let (_, out, err) = bge_config(&torchrun);
+        assert!(
+            out.contains(ranks) && err.contains("config.launcher"),
+            "{out}{err}"
+        );
+    }
 
     std::fs::write(&path, b"seed = 1\n# \xff\n").unwrap();
     let (code, _, err) = bge_config(&format!("check --config {name}"));

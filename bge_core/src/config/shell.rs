@@ -62,12 +62,19 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
         return problem("config.unsupported", error.message().to_owned());
     }
     let (launcher, flags) = words.split_at(at);
-    let mut config = Loader::for_module(module).flags(flags).finish()?;
+    let mut config = Loader::<FinetuneConfig>::for_module(module)
+        .flags(flags)
+        .finish()?;
     let processes = processes(launcher);
-    if let Some(processes) = processes.filter(|processes| *processes > 1) {
+    let training = &mut config.arguments.training;
+    // Flags that say how many ranks there are win.
+    let silent = training.nproc_per_node.is_none() && training.devices.len() < 2;
+    if let Some(processes) = processes.filter(|processes| *processes > 1 && silent) {
+        training.nproc_per_node = Some(processes);
         let message = format!(
-            "the launcher starts {processes} processes and bge is one; `--nproc_per_node {processes}` makes it \
-             as many ranks, without it a step sees per_device_train_batch_size queries, not {processes} times as many"
+            "the launcher starts {processes} processes and bge is one with as many ranks, so `nproc_per_node` is \
+             {processes} here; `bge finetune` needs the flag, as without it a step sees per_device_train_batch_size \
+             queries, not {processes} times as many"
         );
         config
             .warnings
