@@ -37,7 +37,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("dataset_dir", "dataset"),
     ("eval_dataset", "dataset"),
     ("splits", "split"),
-    ("eval_output_path", "output_file"),
     ("output", "output_file"),
     ("input", "input_file"),
     ("max_length", "embedder_passage_max_length"),
