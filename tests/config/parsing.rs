@@ -209,7 +209,11 @@ fn an_unknown_flag_comes_with_the_name_that_was_meant() {
         );
     }
     let issues = parse("--zzzzzzzzzz 1").unwrap_err();
-    assert!(!only(&issues).message.contains("did you mean"));
+    let message = &only(&issues).message;
+    assert!(
+        !message.contains("did you mean") && message.contains("`bge COMMAND --help`"),
+        "{message}"
+    );
     let error = FinetuneConfig::default().set("sed", &json!(1)).unwrap_err();
     assert_eq!(
         (error.kind(), error.field()),

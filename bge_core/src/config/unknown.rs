@@ -57,7 +57,7 @@ pub(crate) fn message<A: Arguments>(name: &str, takes: impl Fn(&FieldDoc) -> boo
     }
     match nearest::<A>(name, takes) {
         Some(found) => format!("there is no such setting; did you mean `{found}`?"),
-        None => "there is no such setting; `bge config schema` lists all of them".to_owned(),
+        None => "there is no such setting; `bge COMMAND --help` lists all of them".to_owned(),
     }
 }
 
