@@ -57,7 +57,7 @@ pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_te
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema, module_flag_help};
 pub use scoring::{ScoreArguments, ScoreConfig};
-pub use shell::{CommandLine, from_command_line, from_words, quote, split_words};
+pub use shell::{CommandLine, flags_of_script, from_command_line, from_words, quote, split_words};
 pub use training::TrainingArguments;
 
 use declare::sections;

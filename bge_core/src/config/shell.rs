@@ -47,7 +47,8 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
         let words = commands.concat();
         if !words.first().is_some_and(|word| word.starts_with("--")) {
             let message = format!(
-                "there is no training command; expected `torchrun ... -m {} --flags`",
+                "there is no training command; expected `torchrun ... -m {} --flags`, or `--command mine` and the like for \
+                 what another command takes",
                 Module::default().path()
             );
             return problem("config.no_command", message);
@@ -113,6 +114,19 @@ fn module_at(words: &[String]) -> Option<(usize, &str)> {
         }
         (before == Some("finetune") && !word.starts_with('-')).then_some((at, word.as_str()))
     })
+}
+
+/// The flags behind `python SCRIPT.py`, `python -m MODULE` and the like; words that begin with a flag are flags.
+pub fn flags_of_script(words: &[String]) -> &[String] {
+    if words.first().is_none_or(|word| word.starts_with("--")) {
+        return words;
+    }
+    let is_script = |word: &String| {
+        let kind = std::path::Path::new(word).extension();
+        kind.is_some_and(|kind| kind == "py") || word.starts_with("FlagEmbedding.")
+    };
+    let behind = words.iter().position(is_script).map_or(0, |at| at + 1);
+    words.split_at(behind).1
 }
 
 /// The number of processes over all nodes that torchrun, accelerate or deepspeed is told to start.

@@ -35,6 +35,7 @@ training, it also says how long a step takes on these devices and on up to 512; 
 the optimizer, 2 also gradients, 3 also weights.
 For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
+With another --command it is that of its script: python hn_mine.py ...
 ";
 
 /// More than any file of settings.
@@ -189,7 +190,8 @@ trait Command: Arguments {
     /// Reads them from a file and flags.
     fn load(words: Vec<String>) -> Outcome<(Module, Parsed<Self>)> {
         let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
-        read(Loader::new(), file, &words).map(|parsed| (Module::default(), parsed))
+        let flags = config::flags_of_script(&words);
+        read(Loader::new(), file, flags).map(|parsed| (Module::default(), parsed))
     }
 
     /// Applies the rules between them; gives the warnings.
