@@ -32,7 +32,7 @@ mod training;
 mod tree;
 pub(crate) mod unknown;
 
-pub use check::{Checked, CheckedConfig};
+pub use check::{Checked, CheckedConfig, Elsewhere};
 #[cfg(feature = "model")]
 pub(crate) use check::{cuda_number, cuda_numbers};
 pub use choices::{

@@ -12,8 +12,8 @@ use bge_core::planner::Plan;
 use bge_core::{Issue, Severity};
 use serde_json::{Map, Value, json};
 
-/// Plans a run of finetune.
-pub(crate) type MakePlan = Box<dyn Fn(Module, &FinetuneConfig) -> Result<Plan, Issue>>;
+/// Plans a run of finetune, and says what there is to say of its settings.
+pub(crate) type MakePlan = Box<dyn Fn(Module, FinetuneConfig) -> (Option<Plan>, Outcome<Vec<Issue>>)>;
 
 /// Takes `--plan` and its flags out of the words.
 pub(crate) type TakePlan<'a> = &'a dyn Fn(&mut Vec<String>) -> Outcome<Option<MakePlan>>;
@@ -380,17 +380,7 @@ fn read_file(name: &str) -> Result<String, Issue> {
 
 fn check_settings<A: Command>(words: Vec<String>) -> Outcome<Vec<Issue>> {
     let (module, parsed) = A::load(words)?;
-    let mut issues = parsed.warnings;
-    match parsed.arguments.examine(module) {
-        Ok(warnings) => {
-            issues.extend(warnings);
-            Ok(issues)
-        }
-        Err(errors) => {
-            issues.extend(errors);
-            Err(issues)
-        }
-    }
+    after(parsed.warnings, parsed.arguments.examine(module))
 }
 
 fn check_pipeline(words: &[String]) -> Outcome<Vec<Issue>> {
@@ -462,24 +452,21 @@ fn check_and_plan(make: &MakePlan, mut words: Vec<String>) -> (Outcome<Vec<Issue
         Ok(loaded) => loaded,
         Err(issues) => return (Err(issues), None),
     };
-    let (plan, unplanned) = match make(module, &parsed.arguments) {
-        Ok(plan) => (Some(plan), None),
-        Err(issue) => (None, Some(issue)),
-    };
-    let mut issues = parsed.warnings;
-    let failed = unplanned.is_some();
-    issues.extend(unplanned);
-    match parsed.arguments.examine(module) {
-        Ok(warnings) => issues.extend(warnings),
+    let (plan, checked) = make(module, parsed.arguments);
+    (after(parsed.warnings, checked), plan)
+}
+
+/// The issues with those before them.
+fn after(mut issues: Vec<Issue>, checked: Outcome<Vec<Issue>>) -> Outcome<Vec<Issue>> {
+    match checked {
+        Ok(warnings) => {
+            issues.extend(warnings);
+            Ok(issues)
+        }
         Err(errors) => {
             issues.extend(errors);
-            return (Err(issues), plan);
+            Err(issues)
         }
-    }
-    if failed {
-        (Err(issues), None)
-    } else {
-        (Ok(issues), plan)
     }
 }
 

@@ -121,6 +121,6 @@ fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<validate::C
 fn take_plan(words: &mut Vec<String>) -> Result<Option<config::MakePlan>, Vec<bge_core::Issue>> {
     let request = plan::Request::take(words)?;
     Ok(request.map(|request| -> config::MakePlan {
-        Box::new(move |module, settings| request.plan(module, settings, &token_counter))
+        Box::new(move |module, settings| request.answer(module, settings, &token_counter))
     }))
 }
