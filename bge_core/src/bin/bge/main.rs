@@ -36,7 +36,7 @@ bge fine-tunes and serves BGE text-embedding models.
 
 usage: bge COMMAND [FLAGS]
 
-  quickstart                    see it work: the whole loop in a minute or two, without a download
+  quickstart                    see it work: the whole loop in two or three minutes, without a download
   convert INPUT...              BEIR folders, CSV, TSV and sentence-transformers' JSON to training rows
   validate FILE_OR_FOLDER...    check training data before it costs a run
   repair INPUT...               mend training rows; those that cannot be mended go to a quarantine
