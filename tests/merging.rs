@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bge_core::ErrorKind;
-use bge_core::config::{EmbedArguments, EvaluateConfig, MergeArguments};
-use bge_core::evaluation::{MergeTrial, ReportContext, best_trial, choose_weights, measure_models};
+use bge_core::config::{EmbedArguments, EvaluateConfig, MergeArguments, MergeConfig};
+use bge_core::evaluation::{
+    MeasureEvent, MergeTrial, ReportContext, best_trial, choose_weights, measure_models, merge_models,
+};
 use bge_core::inference::Embedder;
 use bge_core::models::{Merger, read_weights};
 use bge_tests::{beir, copy, fixture, train};
@@ -61,6 +63,37 @@ fn a_merged_model_is_the_weighted_mean_and_opens_like_its_last_model() {
     assert!(note.contains("0.25"), "{note}");
     let again = merger.save(&[0.5, 0.5], &output, &Value::Null).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::InvalidConfig, "{again}");
+}
+
+#[test]
+fn models_of_different_pooling_are_merged_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let [_, tuned] = models(folder.path());
+    let cls = folder.path().join("cls");
+    copy(&tuned, &cls);
+    let pooling = r#"{"pooling_mode_cls_token": true}"#;
+    fs::write(cls.join("1_Pooling/config.json"), pooling).unwrap();
+    let notes = |models: [&Path; 2], output: &str| {
+        let mut config = MergeConfig::default();
+        config.merge.model_names_or_paths = models.map(|path| path.display().to_string()).to_vec();
+        config.merge.weights = vec![0.5, 0.5];
+        config.merge.output_path = folder.path().join(output).display().to_string();
+        let mut notes = Vec::new();
+        merge_models(&config.check().unwrap(), &mut |event| {
+            if let MeasureEvent::Note(note) = event {
+                notes.push(note.message.clone());
+            }
+        })
+        .unwrap();
+        notes
+    };
+    let said = notes([&cls, &tuned], "mixed");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("by cls and by mean, and the merged one by mean"),
+        "{said:?}"
+    );
+    assert_eq!(notes([&tuned, &tuned], "alike"), [""; 0]);
 }
 
 #[test]

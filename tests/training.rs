@@ -7,7 +7,7 @@ use bge_core::ErrorKind;
 use bge_core::config::{FinetuneConfig, TrainingArguments};
 use bge_core::train::{StepReport, Stepper, TrainBatch, Trainer};
 use bge_tests::{
-    beir, bits, fixture, folder_with_dropout, json, network, random_batch, settings, train, weights,
+    beir, bits, copy, fixture, folder_with_dropout, json, network, random_batch, settings, train, weights,
 };
 use serde_json::Value;
 
@@ -100,6 +100,39 @@ fn micro_batches_add_up_to_the_mean_of_their_losses_and_gradients() {
     let (once, _) = step("bert", &still, std::slice::from_ref(&part));
     let (twice, _) = step("bert", &still, &[part.clone(), part]);
     assert!((once.loss - twice.loss).abs() > 1e-6);
+}
+
+#[test]
+fn a_run_that_would_change_the_models_own_pooling_says_so_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy(&fixture("parity/models/bert"), &model);
+    let said = |more: &[&str]| {
+        let (model, output) = (model.display().to_string(), folder.path().join("out"));
+        let output = output.display().to_string();
+        let words = ["--model_name_or_path", &model, "--output_dir", &output];
+        let words = [&words, &["--train_data", "data/plain.jsonl"][..], more].concat();
+        let trainer = Trainer::new(settings(&words)).unwrap();
+        let notes = trainer
+            .notes()
+            .iter()
+            .filter(|note| note.code == "training.pooling");
+        notes.map(|note| note.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&[]), [""; 0], "the folder says nothing");
+    fs::create_dir(model.join("1_Pooling")).unwrap();
+    fs::write(model.join("1_Pooling/config.json"), r#"{"pooling_mode": "mean"}"#).unwrap();
+    let modules = r#"[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]"#;
+    fs::write(model.join("modules.json"), modules).unwrap();
+    let by_default = said(&[]);
+    assert_eq!(by_default.len(), 1);
+    assert!(by_default[0].contains("says mean"), "{by_default:?}");
+    assert!(
+        by_default[0].ends_with("--sentence_pooling_method mean"),
+        "{by_default:?}"
+    );
+    assert_eq!(said(&["--sentence_pooling_method", "cls"]), by_default);
+    assert_eq!(said(&["--sentence_pooling_method", "mean"]), [""; 0]);
 }
 
 #[test]

@@ -188,6 +188,8 @@ fn distillation_makes_scores_an_error() {
             (Severity::Error, Some(2)),
             "{line}"
         );
+        let way_out = group.first[0].message.contains("`bge score`");
+        assert_eq!(way_out, code == codes::SCORES_MISSING, "{line}");
     }
     assert!(!validate(distilled(plain()), &[whole.as_bytes()]).has_errors());
 }

@@ -165,6 +165,16 @@ fn the_command_checks_and_renders_a_file_with_flags() {
         FinetuneConfig::from_toml(&out).unwrap().arguments.training.seed,
         7
     );
+    for (format, ranks) in [("toml", "nproc_per_node = 2"), ("flags", "--nproc_per_node 2")] {
+        let torchrun = format!(
+            "render --format {format} torchrun --nproc_per_node 2 -m FlagEmbedding.finetune.embedder.encoder_only.base"
+        );
+        let (_, out, err) = bge_config(&torchrun);
+        assert!(
+            out.contains(ranks) && err.contains("config.launcher"),
+            "{out}{err}"
+        );
+    }
 
     std::fs::write(&path, b"seed = 1\n# \xff\n").unwrap();
     let (code, _, err) = bge_config(&format!("check --config {name}"));
@@ -182,6 +192,17 @@ fn the_command_checks_and_renders_the_settings_of_other_commands() {
     let flags = "--embedder_name_or_path m --input_file a --output_file b --range_for_sampling 2-9";
     let (code, out, err) = bge_config(&format!("check --command mine {flags}"));
     assert_eq!((code, out.as_str()), (0, "the settings are fine\n"), "{err}");
+    // Upstream's scripts are run by Python.
+    for script in [
+        "python hn_mine.py",
+        "python3 -u scripts/hn_mine.py",
+        "python -m FlagEmbedding.scripts.hn_mine",
+    ] {
+        let (code, out, err) = bge_config(&format!("check --command mine {script} {flags}"));
+        assert_eq!((code, out.as_str()), (0, "the settings are fine\n"), "{err}");
+    }
+    let (code, _, err) = bge_config(&format!("check python hn_mine.py {flags}"));
+    assert!(code == 2 && err.contains("`--command mine`"), "{err}");
     let (code, out, _) = bge_config(&format!(
         "check --command mine {flags} --range_for_sampling 9-2 --json"
     ));

@@ -209,7 +209,11 @@ fn an_unknown_flag_comes_with_the_name_that_was_meant() {
         );
     }
     let issues = parse("--zzzzzzzzzz 1").unwrap_err();
-    assert!(!only(&issues).message.contains("did you mean"));
+    let message = &only(&issues).message;
+    assert!(
+        !message.contains("did you mean") && message.contains("`bge COMMAND --help`"),
+        "{message}"
+    );
     let error = FinetuneConfig::default().set("sed", &json!(1)).unwrap_err();
     assert_eq!(
         (error.kind(), error.field()),
@@ -265,6 +269,18 @@ fn flags_of_hugging_face_are_ignored_with_one_warning_or_refused_with_the_reason
             "{flags:?}"
         );
     }
+    // What is refused has a way out.
+    for (flags, way_out) in [
+        ("--fsdp full_shard", "`--zero_stage 3`"),
+        ("--group_by_length", "leave the flag out"),
+        ("--label_smoothing_factor 0.1", "leave the flag out"),
+        ("--dtype bfloat16", "`--bf16`"),
+        ("--torch_dtype float16", "`--fp16`"),
+    ] {
+        let issues = parse(flags).unwrap_err();
+        assert!(only(&issues).message.contains(way_out), "{flags}: {issues:?}");
+    }
+    assert_eq!(parse("--dtype auto --torch_dtype float32").unwrap().1, []);
     // A value that is missing is noticed, and the next flag is not swallowed.
     let issues = parse("--run_name --seed 9").unwrap_err();
     assert_eq!(only(&issues).code, "config.missing_value");
@@ -273,6 +289,61 @@ fn flags_of_hugging_face_are_ignored_with_one_warning_or_refused_with_the_reason
         FinetuneConfig::from_json(r#"{"report_to": ["wandb"], "optim_args": null, "fsdp_config": {"a": 1}}"#)
             .unwrap();
     assert_eq!(parsed.warnings.len(), 2);
+}
+
+/// `AbsEvalArgs` and `AbsEvalModelArgs` of FlagEmbedding, but for what is the model's and the hub's.
+const EVALUATION_FLAGS: &str = "eval_name corpus_embd_save_dir output_dir search_top_k rerank_top_k cache_path overwrite \
+    ignore_identical_ids k_values eval_output_method eval_output_path eval_metrics embedder_name_or_path \
+    embedder_model_class normalize_embeddings pooling_method use_fp16 devices query_instruction_for_retrieval \
+    query_instruction_format_for_retrieval examples_for_task examples_instruction_format trust_remote_code \
+    reranker_name_or_path reranker_model_class reranker_peft_path use_bf16 query_instruction_for_rerank \
+    query_instruction_format_for_rerank passage_instruction_for_rerank passage_instruction_format_for_rerank cache_dir \
+    embedder_batch_size reranker_batch_size embedder_query_max_length embedder_passage_max_length \
+    reranker_query_max_length reranker_max_length normalize prompt cutoff_layers compress_ratio compress_layers";
+
+#[test]
+fn every_flag_of_upstreams_evaluation_is_known_or_refused_with_the_way_out() {
+    let read = |flags: &str| {
+        Loader::<EvaluateConfig>::new()
+            .flags(&split_words(flags).unwrap())
+            .finish()
+    };
+    for name in EVALUATION_FLAGS.split_whitespace() {
+        let known = EvaluateConfig::field(name).is_some()
+            || EvaluateConfig::alias(name).is_some()
+            || EvaluateConfig::foreign()
+                .iter()
+                .any(|foreign| foreign.name == name);
+        assert!(known, "{name}");
+    }
+    let warnings =
+        read("--rerank_top_k 100 --output_dir x --eval_output_path y.md --reranker_max_length 512")
+            .unwrap()
+            .warnings;
+    assert_eq!(warnings.len(), 4, "{warnings:#?}");
+    for (flags, way_out) in [
+        ("--reranker_name_or_path r", "`bge rerank`"),
+        ("--dataset_names a b", "`dataset`"),
+        ("--dataset_dir d", "did you mean `dataset`?"),
+        ("--splits dev", "did you mean `split`?"),
+    ] {
+        let issues = read(flags).unwrap_err();
+        assert!(only(&issues).message.contains(way_out), "{flags}: {issues:?}");
+    }
+}
+
+#[test]
+fn the_file_of_a_pipeline_is_known_where_it_is_given_for_settings() {
+    let pipeline = "learning_rate = 1e-5\n[mine]\nnegative_number = 3\n[finetune]\nseed = 1\n";
+    let issues = FinetuneConfig::from_toml(pipeline).unwrap_err();
+    assert_eq!(issues[0].code, "config.pipeline_file");
+    assert!(issues[0].message.contains("[mine]") && issues[0].message.contains("`bge pipeline FILE`"));
+    // Sections only group: one that is called like a stage is fine where all of it fits.
+    assert!(FinetuneConfig::from_toml("[finetune]\nseed = 1\n").is_ok());
+    let own = Loader::<MineConfig>::new()
+        .toml("[mine]\nnegative_numbre = 3\n")
+        .finish();
+    assert_eq!(only(&own.unwrap_err()).code, "config.unknown_flag");
 }
 
 /// `TrainingArguments` of transformers 5.23 and what 4.44 had besides; taken from the classes' fields.

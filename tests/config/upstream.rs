@@ -75,6 +75,11 @@ fn the_encoder_example_of_upstream_runs_unchanged() {
         .map(|issue| issue.field.as_deref())
         .collect();
     assert_eq!(fields, [None], "the launcher, once");
+    assert_eq!(
+        config.training.nproc_per_node,
+        Some(2),
+        "a step sees as many queries"
+    );
     let checked = config.check().unwrap();
     let fields: Vec<_> = checked
         .warnings()
@@ -192,6 +197,16 @@ fn launchers_and_flags_alone_are_understood() {
             (line.config.arguments.training.seed, line.processes),
             (7, processes)
         );
+    }
+    // What the flags say of the ranks wins over the launcher.
+    for (flags, ranks) in [("--nproc_per_node 4", Some(4)), ("--devices cpu cpu", None)] {
+        let line = format!(
+            "torchrun --nproc_per_node 2 -m {} {flags}",
+            "FlagEmbedding.finetune.embedder.encoder_only.base"
+        );
+        let line = from_command_line(&line).unwrap();
+        assert_eq!(line.config.arguments.training.nproc_per_node, ranks, "{flags}");
+        assert_eq!(line.config.warnings, []);
     }
     let line = from_command_line("--cache_dir $HF_HUB_CACHE --seed 7").unwrap();
     assert_eq!(only(&line.config.warnings).code, "config.shell_variable");

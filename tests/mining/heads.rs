@@ -268,3 +268,24 @@ fn what_heads_cannot_do_is_one_error() {
         assert!(!at.join("out.jsonl").exists());
     }
 }
+
+#[test]
+fn every_stage_of_a_fresh_run_begins_at_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_rows(at, "in.jsonl", &forty_rows());
+    let mut config = MineConfig::clone(&config(at, &[WINDOW, &["--retrieval_mode", "fused"]].concat()));
+    config.embed.embedder_name_or_path = fixture("m3/models/m3").display().to_string();
+    let mut begun: Vec<(Stage, usize)> = Vec::new();
+    mine(&config.check().unwrap(), &mut |event| {
+        if let MineEvent::Progress { stage, done, .. } = event
+            && begun.last().is_none_or(|(last, _)| *last != stage)
+        {
+            begun.push((stage, done));
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(begun.len() > 3, "{begun:?}");
+    assert!(begun.iter().all(|(_, done)| *done == 0), "{begun:?}");
+}

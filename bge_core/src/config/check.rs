@@ -50,18 +50,31 @@ impl<C> Deref for Checked<C> {
     }
 }
 
+/// Where a run is to take place that is planned on this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Elsewhere {
+    /// Its devices; as many as the settings say if not given.
+    pub world_size: Option<usize>,
+    /// Whether they are accelerators, whatever the settings name.
+    pub accelerators: bool,
+}
+
 /// Findings while a configuration is checked.
 #[derive(Default)]
-pub(super) struct Findings(Vec<Issue>);
+pub(super) struct Findings {
+    issues: Vec<Issue>,
+    /// Where the run is planned; there, what this build lacks is no matter.
+    planned: Option<Elsewhere>,
+}
 
 impl Findings {
     pub(super) fn error(&mut self, code: &'static str, field: &str, message: impl Into<String>) {
-        self.0
+        self.issues
             .push(Issue::new(code, Severity::Error, message).on_field(field));
     }
 
     pub(super) fn warning(&mut self, code: &'static str, field: &str, message: impl Into<String>) {
-        self.0
+        self.issues
             .push(Issue::new(code, Severity::Warning, message).on_field(field));
     }
 
@@ -151,17 +164,28 @@ impl Findings {
         }
     }
 
+    /// Whether the build that runs computes on GPUs.
+    fn has_gpus(&self) -> bool {
+        GPUS || self.planned.is_some()
+    }
+
+    /// Whether the run is on GPUs or, as a plan says, on other accelerators.
+    fn on_gpu(&self, devices: &[String]) -> bool {
+        let named = devices.iter().any(|name| cuda_number(name).is_some());
+        self.has_gpus() && named || self.planned.is_some_and(|planned| planned.accelerators)
+    }
+
     /// Refuses devices that this build does not have, and GPUs beside the processor.
     pub(super) fn devices(&mut self, devices: &[String]) {
         let gpus = devices.iter().filter(|name| cuda_number(name).is_some()).count();
-        if on_gpu(devices) && gpus < devices.len() {
+        if self.has_gpus() && gpus > 0 && gpus < devices.len() {
             let message = "GPUs and the processor do not work together; name GPUs alone, or `cpu` alone";
             self.error("config.unsupported", "devices", message);
         }
         for device in devices {
             let name = device.trim().to_ascii_lowercase();
             let cuda = cuda_number(&name).is_some();
-            if is_cpu(&name) || cuda && GPUS {
+            if is_cpu(&name) || cuda && self.has_gpus() {
                 continue;
             }
             let hint = if cuda {
@@ -192,7 +216,7 @@ impl Findings {
 
     /// Says once that reduced precision is not used, where it is not.
     pub(super) fn precision(&mut self, wanted: &[(&str, bool)], devices: &[String]) {
-        if on_gpu(devices) {
+        if self.on_gpu(devices) {
             return;
         }
         for (field, wanted) in wanted {
@@ -221,13 +245,13 @@ impl Findings {
 
     /// The same for a module.
     fn finish_for<C>(self, module: Module, config: C) -> Result<Checked<C>, Vec<Issue>> {
-        if self.0.iter().any(|issue| issue.severity == Severity::Error) {
-            return Err(self.0);
+        if self.issues.iter().any(|issue| issue.severity == Severity::Error) {
+            return Err(self.issues);
         }
         Ok(Checked {
             config,
             module,
-            warnings: self.0,
+            warnings: self.issues,
         })
     }
 }
@@ -254,11 +278,6 @@ pub(crate) fn cuda_numbers(devices: &[String]) -> Vec<usize> {
 
 fn is_cpu(name: &str) -> bool {
     matches!(name.trim().to_ascii_lowercase().as_str(), "cpu" | "cpu:0")
-}
-
-/// Whether the devices are GPUs that this build can use.
-fn on_gpu(devices: &[String]) -> bool {
-    GPUS && devices.iter().any(|name| cuda_number(name).is_some())
 }
 
 /// Applies upstream's readings to settings that were built in code rather than parsed.
@@ -293,8 +312,22 @@ impl FinetuneConfig {
     }
 
     /// Checks the settings for a module.
-    pub fn check_for(mut self, module: Module) -> Result<CheckedConfig, Vec<Issue>> {
-        let mut findings = Findings::default();
+    pub fn check_for(self, module: Module) -> Result<CheckedConfig, Vec<Issue>> {
+        self.check_with(module, Findings::default())
+    }
+
+    /// Checks the settings for a run on another machine and with another build, which is planned here: the settings with
+    /// what a file of `DeepSpeed` says, and the warnings. It is no proof, as such a run cannot start here.
+    pub fn check_to_plan(self, module: Module, planned: Elsewhere) -> Result<(Self, Vec<Issue>), Vec<Issue>> {
+        let findings = Findings {
+            planned: Some(planned),
+            ..Findings::default()
+        };
+        let checked = self.check_with(module, findings)?;
+        Ok((checked.config, checked.warnings))
+    }
+
+    fn check_with(mut self, module: Module, mut findings: Findings) -> Result<CheckedConfig, Vec<Issue>> {
         if let Err(error) = module.available() {
             findings.error("config.unsupported", "module", error.message());
         }
@@ -462,6 +495,8 @@ impl FinetuneConfig {
         }
         findings.count("ddp_timeout", training.ddp_timeout, 1, MAX_SECONDS);
         findings.count("zero_stage", training.zero_stage, 0, 3);
+        let planned = findings.planned.unwrap_or_default();
+        let ranks = planned.world_size.unwrap_or(ranks);
         if training.zero_stage > 0 && ranks == 1 {
             let message =
                 "with one rank there is nothing to share out, so it has no effect; see `nproc_per_node`";
@@ -471,7 +506,9 @@ impl FinetuneConfig {
         if travels != NumberType::Fp32 && ranks == 1 {
             let message = "with one rank nothing travels, so it has no effect; see `nproc_per_node`";
             findings.warning("config.no_effect", "communication_data_type", message);
-        } else if travels == NumberType::Fp16 && !(training.fp16 && training.on_gpus()) {
+        } else if travels == NumberType::Fp16
+            && !(training.fp16 && (training.on_gpus() || planned.accelerators))
+        {
             let message = "without the loss scale of `fp16` on a GPU, gradients below 6e-8 become 0 on their way; `bf16` keeps them";
             findings.warning("config.precision", "communication_data_type", message);
         }
@@ -525,7 +562,11 @@ mod tests {
         let messages = |devices: &[&str]| -> Vec<String> {
             let mut findings = Findings::default();
             findings.copies(&named(devices));
-            findings.0.iter().map(|issue| issue.message.clone()).collect()
+            findings
+                .issues
+                .iter()
+                .map(|issue| issue.message.clone())
+                .collect()
         };
         let said = messages(&["cuda:1", "cuda", "cuda:1", " cuda:1"]);
         assert_eq!(said.len(), 1, "{said:?}");
@@ -543,7 +584,7 @@ mod tests {
         let wrong = |devices: &[&str]| {
             let mut findings = Findings::default();
             findings.devices(&devices.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
-            findings.0.len()
+            findings.issues.len()
         };
         assert_eq!(wrong(&["cuda:0", "cuda:1"]), 0);
         assert_eq!(wrong(&["cuda:0", "cpu"]), 1);
@@ -568,7 +609,7 @@ mod tests {
             config.training.fp16 = fp16;
             config.training.communication_data_type = NumberType::Fp16;
             config.check_machine(&mut findings);
-            let fields = findings.0.iter().filter_map(|issue| issue.field.as_deref());
+            let fields = findings.issues.iter().filter_map(|issue| issue.field.as_deref());
             fields.filter(|field| *field == "communication_data_type").count()
         };
         assert_eq!(said(true, &["cuda:0", "cuda:1"]), 0);

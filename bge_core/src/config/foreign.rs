@@ -105,7 +105,12 @@ const PUSH: &str = "bge uploads nothing; the folder it writes can be pushed with
 const MEMORY_ONLY: &str = "it changes speed or memory only, not the result";
 const F32: &str = "bge computes in f32 here, which is at least as exact";
 
-const SAMPLING: &str = "it changes the order of the data, which here is a function of the seed alone";
+const DTYPES: &[&str] = &["", "none", "auto", "float32", "fp32", "torch.float32"];
+const DTYPE: &str = "weights are kept in f32; leave the flag out, and give `--bf16` or `--fp16` to compute in 16 bits on a GPU";
+const FSDP: &str =
+    "weights, gradients and optimizer are shared out over the ranks by `--zero_stage 3` instead";
+const SAMPLING: &str =
+    "it changes the order of the data, which here is a function of the seed alone; leave the flag out";
 
 /// Every flag of `TrainingArguments` that is neither a setting nor an alias of one.
 pub(crate) const TRAINER: &[Foreign] = &[
@@ -145,13 +150,13 @@ pub(crate) const TRAINER: &[Foreign] = &[
         "label_smoothing_factor",
         Takes::One,
         &["0"],
-        "it would change the loss; bge's contrastive losses have no label smoothing",
+        "it would change the loss; bge's losses have no label smoothing, so leave the flag out",
     ),
     refused(
         "neftune_noise_alpha",
         Takes::One,
         UNSET,
-        "it would change the embeddings while training; bge does not add noise",
+        "it would change the embeddings while training; bge does not add noise, so leave the flag out",
     ),
     ignored(
         "average_tokens_across_devices",
@@ -203,38 +208,16 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("dataloader_in_order", Takes::Switch, LOADER),
     refused("past_index", Takes::One, &["-1"], "embedders have no past state"),
     // Devices and launchers.
-    refused(
-        "fsdp",
-        Takes::Many,
-        &["", "none", "false", "0"],
-        "bge does not shard a model over devices",
-    ),
-    ignored(
-        "fsdp_config",
-        Takes::One,
-        "bge does not shard a model over devices",
-    ),
-    ignored(
-        "fsdp_min_num_params",
-        Takes::One,
-        "bge does not shard a model over devices",
-    ),
-    ignored(
-        "fsdp_transformer_layer_cls_to_wrap",
-        Takes::One,
-        "bge does not shard a model over devices",
-    ),
-    refused(
-        "sharded_ddp",
-        Takes::Many,
-        &["", "none", "false"],
-        "bge does not shard a model over devices",
-    ),
+    refused("fsdp", Takes::Many, &["", "none", "false", "0"], FSDP),
+    ignored("fsdp_config", Takes::One, FSDP),
+    ignored("fsdp_min_num_params", Takes::One, FSDP),
+    ignored("fsdp_transformer_layer_cls_to_wrap", Takes::One, FSDP),
+    refused("sharded_ddp", Takes::Many, &["", "none", "false"], FSDP),
     refused(
         "parallelism_config",
         Takes::One,
         UNSET,
-        "bge does not split a model over devices",
+        "bge does not split a layer over devices; leave the flag out, and see `zero_stage`",
     ),
     ignored("accelerator_config", Takes::One, LAUNCHER),
     ignored("local_rank", Takes::One, LAUNCHER),
@@ -249,7 +232,7 @@ pub(crate) const TRAINER: &[Foreign] = &[
         "mp_parameters",
         Takes::One,
         UNSET,
-        "bge does not split a model over devices",
+        "bge does not split a layer over devices; leave the flag out, and see `zero_stage`",
     ),
     ignored("use_cpu", Takes::Switch, "this build trains on the CPU"),
     ignored("no_cuda", Takes::Switch, "this build trains on the CPU"),
@@ -264,6 +247,8 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("tpu_num_cores", Takes::One, LAUNCHER),
     ignored("tpu_metrics_debug", Takes::Switch, LAUNCHER),
     // Precision and speed.
+    refused("dtype", Takes::One, DTYPES, DTYPE),
+    refused("torch_dtype", Takes::One, DTYPES, DTYPE),
     ignored("fp16_opt_level", Takes::One, F32),
     ignored("fp16_backend", Takes::One, F32),
     ignored("half_precision_backend", Takes::One, F32),
@@ -394,7 +379,12 @@ pub(crate) const TRAINER: &[Foreign] = &[
     ignored("hub_revision", Takes::One, PUSH),
 ];
 
-const SEARCH: &str = "vectors and results are kept in memory; name `output_file` or `report` to write them";
+const SEARCH: &str =
+    "vectors and results are kept in memory; name `output_file` or `report` to write the metrics";
+const OUTPUT: &str = "the table goes to standard output; `output_file` writes JSON, `report` an HTML page";
+const RERANKER: &str = "`bge evaluate` measures the embedder alone, and reranks nothing";
+pub(super) const EXAMPLES: &str =
+    "examples in the query belong to decoder_only.icl, which this version does not run";
 
 /// Flags of `FlagEmbedding.evaluation.custom` that `bge evaluate` has no setting for.
 pub(crate) const EVALUATION_CUSTOM: &[Foreign] = &[
@@ -403,19 +393,46 @@ pub(crate) const EVALUATION_CUSTOM: &[Foreign] = &[
         Takes::One,
         "the report is named after the dataset's folder",
     ),
+    refused(
+        "dataset_names",
+        Takes::Many,
+        UNSET,
+        "a dataset is a folder; name it with `dataset`, one in each call",
+    ),
     ignored("corpus_embd_save_dir", Takes::One, SEARCH),
     ignored("cache_path", Takes::One, SEARCH),
+    ignored("output_dir", Takes::One, SEARCH),
     ignored(
         "overwrite",
         Takes::Switch,
         "nothing is kept between runs, so nothing is stale",
     ),
-    ignored(
-        "eval_output_method",
-        Takes::One,
-        "results go to standard output, with --json as JSON",
-    ),
+    ignored("eval_output_method", Takes::One, OUTPUT),
+    ignored("eval_output_path", Takes::One, OUTPUT),
     ignored("eval_metrics", Takes::Many, "all metrics are computed"),
+    refused("examples_for_task", Takes::One, UNSET, EXAMPLES),
+    refused("examples_instruction_format", Takes::One, &["{}{}"], EXAMPLES),
+    refused(
+        "reranker_name_or_path",
+        Takes::One,
+        UNSET,
+        "`bge evaluate` measures the embedder alone, so leave the flag out; `bge rerank` scores pairs by a reranker",
+    ),
+    ignored("rerank_top_k", Takes::One, RERANKER),
+    ignored("reranker_model_class", Takes::One, RERANKER),
+    ignored("reranker_peft_path", Takes::One, RERANKER),
+    ignored("reranker_batch_size", Takes::One, RERANKER),
+    ignored("reranker_query_max_length", Takes::One, RERANKER),
+    ignored("reranker_max_length", Takes::One, RERANKER),
+    ignored("query_instruction_for_rerank", Takes::One, RERANKER),
+    ignored("query_instruction_format_for_rerank", Takes::One, RERANKER),
+    ignored("passage_instruction_for_rerank", Takes::One, RERANKER),
+    ignored("passage_instruction_format_for_rerank", Takes::One, RERANKER),
+    ignored("normalize", Takes::Switch, RERANKER),
+    ignored("prompt", Takes::One, RERANKER),
+    ignored("cutoff_layers", Takes::Many, RERANKER),
+    ignored("compress_ratio", Takes::One, RERANKER),
+    ignored("compress_layers", Takes::Many, RERANKER),
 ];
 
 /// Settings of modules other than the one that is asked for: the names, and where they belong.

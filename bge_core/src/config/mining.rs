@@ -2,7 +2,7 @@
 
 use super::declare::{arguments, choices, sections};
 use super::embedding::EmbedArguments;
-use super::foreign::{Foreign, Takes, refused};
+use super::foreign::{EXAMPLES, Foreign, Takes, refused};
 
 choices! {
     /// Which of the candidates that pass every rule become negatives.
@@ -132,7 +132,6 @@ const HN_MINE: &[Foreign] = &[
     refused("examples_for_task", Takes::One, &[""], EXAMPLES),
     refused("examples_instruction_format", Takes::One, &["{}{}"], EXAMPLES),
 ];
-const EXAMPLES: &str = "examples in the query belong to decoder_only.icl, which this version does not run";
 
 sections! {
     /// Everything `bge mine` takes.

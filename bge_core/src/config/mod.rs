@@ -32,7 +32,7 @@ mod training;
 mod tree;
 pub(crate) mod unknown;
 
-pub use check::{Checked, CheckedConfig};
+pub use check::{Checked, CheckedConfig, Elsewhere};
 #[cfg(feature = "model")]
 pub(crate) use check::{cuda_number, cuda_numbers};
 pub use choices::{
@@ -57,7 +57,7 @@ pub use render::{RenderFormat, documented_toml, flag_lines, to_flags, to_json_te
 pub use reranking::{PairFiles, RerankArguments, RerankConfig};
 pub use schema::{flag_help, groups, json_schema, module_flag_help};
 pub use scoring::{ScoreArguments, ScoreConfig};
-pub use shell::{CommandLine, from_command_line, from_words, quote, split_words};
+pub use shell::{CommandLine, flags_of_script, from_command_line, from_words, quote, split_words};
 pub use training::TrainingArguments;
 
 use declare::sections;

@@ -44,20 +44,26 @@ choices! {
 }
 
 impl Module {
+    /// The modules that this version trains.
+    pub const TRAINED: [Self; 3] = [
+        Self::EncoderOnlyBase,
+        Self::EncoderOnlyM3,
+        Self::RerankerEncoderOnlyBase,
+    ];
+
+    /// Their names in a sentence.
+    pub fn trained() -> String {
+        let [others @ .., last] = Self::TRAINED.map(Self::as_str);
+        format!("{} or {last}", others.join(", "))
+    }
+
     /// Fails with `Unsupported` for a module that this version does not train.
     pub fn available(self) -> Result<Self> {
-        match self {
-            Self::EncoderOnlyBase | Self::EncoderOnlyM3 | Self::RerankerEncoderOnlyBase => Ok(self),
-            planned => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "`{planned}` is planned; this version trains `{}`, `{}` and `{}`",
-                    Self::EncoderOnlyBase,
-                    Self::EncoderOnlyM3,
-                    Self::RerankerEncoderOnlyBase
-                ),
-            )),
+        if Self::TRAINED.contains(&self) {
+            return Ok(self);
         }
+        let message = format!("`{self}` is planned; this version trains {}", Self::trained());
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
     /// The module that a command line names, with or without upstream's packages in front.

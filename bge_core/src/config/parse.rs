@@ -8,6 +8,7 @@ use super::field::{Arguments, FieldDoc, FieldKind};
 use super::flags::is_flag;
 use super::foreign::{Foreign, Takes, Verdict};
 use super::module::Module;
+use super::pipeline::STAGES;
 use super::tree::{self, Entry, Node};
 use super::{FinetuneConfig, unknown};
 use crate::error::{Error, ErrorKind};
@@ -146,7 +147,19 @@ impl<A: Arguments> Loader<A> {
 
     fn tree(mut self, read: Result<Vec<Entry>, tree::SyntaxError>) -> Self {
         match read {
-            Ok(entries) => self.section(entries, &mut BTreeMap::new()),
+            Ok(entries) => {
+                let stage = stage_of::<A>(&entries);
+                let before = self.issues.len();
+                self.section(entries, &mut BTreeMap::new());
+                let is_error = |issue: &Issue| issue.severity == Severity::Error;
+                if let Some(stage) = stage.filter(|_| self.issues.iter().skip(before).any(is_error)) {
+                    let message = format!(
+                        "with a section [{stage}] this looks like the file of a pipeline; `bge pipeline FILE` runs it"
+                    );
+                    let issue = Issue::new("config.pipeline_file", Severity::Error, message);
+                    self.issues.insert(before, issue);
+                }
+            }
             Err((message, line)) => self.report("config.syntax", Severity::Error, None, line, message),
         }
         self
@@ -441,6 +454,17 @@ fn collect(flags: &mut Vec<Flag>, target: Target, values: Vec<String>) {
     } else {
         flag.values = values;
     }
+}
+
+/// The stage of a pipeline that a file of settings has a section for, though no group of them is called so.
+fn stage_of<A: Arguments>(entries: &[Entry]) -> Option<&'static str> {
+    let has = |stage: &str| {
+        let mut entries = entries.iter();
+        entries.any(|entry| entry.key == stage && matches!(entry.value, Node::Section(_)))
+    };
+    let stages = STAGES.into_iter().filter(|stage| has(stage));
+    let mut unknown = stages.filter(|stage| !A::fields().iter().any(|field| field.group == *stage));
+    unknown.next()
 }
 
 fn quoted(word: &str) -> String {

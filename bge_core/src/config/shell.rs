@@ -47,7 +47,8 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
         let words = commands.concat();
         if !words.first().is_some_and(|word| word.starts_with("--")) {
             let message = format!(
-                "there is no training command; expected `torchrun ... -m {} --flags`",
+                "there is no training command; expected `torchrun ... -m {} --flags`, or `--command mine` and the like for \
+                 what another command takes",
                 Module::default().path()
             );
             return problem("config.no_command", message);
@@ -62,12 +63,19 @@ fn from_commands(commands: &[Vec<String>]) -> Result<CommandLine, Vec<Issue>> {
         return problem("config.unsupported", error.message().to_owned());
     }
     let (launcher, flags) = words.split_at(at);
-    let mut config = Loader::for_module(module).flags(flags).finish()?;
+    let mut config = Loader::<FinetuneConfig>::for_module(module)
+        .flags(flags)
+        .finish()?;
     let processes = processes(launcher);
-    if let Some(processes) = processes.filter(|processes| *processes > 1) {
+    let training = &mut config.arguments.training;
+    // Flags that say how many ranks there are win.
+    let silent = training.nproc_per_node.is_none() && training.devices.len() < 2;
+    if let Some(processes) = processes.filter(|processes| *processes > 1 && silent) {
+        training.nproc_per_node = Some(processes);
         let message = format!(
-            "the launcher starts {processes} processes and bge is one; `--nproc_per_node {processes}` makes it \
-             as many ranks, without it a step sees per_device_train_batch_size queries, not {processes} times as many"
+            "the launcher starts {processes} processes and bge is one with as many ranks, so `nproc_per_node` is \
+             {processes} here; `bge finetune` needs the flag, as without it a step sees per_device_train_batch_size \
+             queries, not {processes} times as many"
         );
         config
             .warnings
@@ -106,6 +114,19 @@ fn module_at(words: &[String]) -> Option<(usize, &str)> {
         }
         (before == Some("finetune") && !word.starts_with('-')).then_some((at, word.as_str()))
     })
+}
+
+/// The flags behind `python SCRIPT.py`, `python -m MODULE` and the like; words that begin with a flag are flags.
+pub fn flags_of_script(words: &[String]) -> &[String] {
+    if words.first().is_none_or(|word| word.starts_with("--")) {
+        return words;
+    }
+    let is_script = |word: &String| {
+        let kind = std::path::Path::new(word).extension();
+        kind.is_some_and(|kind| kind == "py") || word.starts_with("FlagEmbedding.")
+    };
+    let behind = words.iter().position(is_script).map_or(0, |at| at + 1);
+    words.split_at(behind).1
 }
 
 /// The number of processes over all nodes that torchrun, accelerate or deepspeed is told to start.

@@ -37,7 +37,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("dataset_dir", "dataset"),
     ("eval_dataset", "dataset"),
     ("splits", "split"),
-    ("eval_output_path", "output_file"),
     ("output", "output_file"),
     ("input", "input_file"),
     ("max_length", "embedder_passage_max_length"),
@@ -58,7 +57,7 @@ pub(crate) fn message<A: Arguments>(name: &str, takes: impl Fn(&FieldDoc) -> boo
     }
     match nearest::<A>(name, takes) {
         Some(found) => format!("there is no such setting; did you mean `{found}`?"),
-        None => "there is no such setting; `bge config schema` lists all of them".to_owned(),
+        None => "there is no such setting; `bge COMMAND --help` lists all of them".to_owned(),
     }
 }
 

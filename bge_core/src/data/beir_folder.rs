@@ -45,7 +45,10 @@ impl BeirFiles {
                 let hint = if splits.is_empty() {
                     format!("judgments are expected in qrels/{split}.tsv or {split}_qrels.jsonl")
                 } else {
-                    format!("splits that are there: {}", splits.join(", "))
+                    format!(
+                        "splits that are there: {}; `--split` names one, `--eval_split` in training",
+                        splits.join(", ")
+                    )
                 };
                 return Err(Error::new(
                     ErrorKind::NotFound,

@@ -22,6 +22,17 @@ pub struct IssueGroup {
     pub first: Vec<Issue>,
 }
 
+impl IssueGroup {
+    /// The first of them, which says how many there are.
+    pub fn summary(&self) -> Option<Issue> {
+        let mut issue = self.first.first()?.clone();
+        if self.total > 1 {
+            issue.message = format!("{} ({} times)", issue.message, self.total);
+        }
+        Some(issue)
+    }
+}
+
 /// Findings by severity (worst first) and code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssueLog {
@@ -109,5 +120,24 @@ impl IssueLog {
             .filter(|group| group.severity == severity)
             .map(|group| group.total)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_says_how_many_there_are() {
+        let mut log = IssueLog::new(1);
+        for line in 1..=2 {
+            let message = format_args!("blank");
+            log.add("data.a", Severity::Warning, None, Some(line), None, message);
+        }
+        log.add("data.b", Severity::Warning, None, None, None, format_args!("odd"));
+        let said: Vec<_> = log.groups().filter_map(IssueGroup::summary).collect();
+        let messages: Vec<_> = said.iter().map(|issue| issue.message.as_str()).collect();
+        assert_eq!(messages, ["blank (2 times)", "odd"]);
+        assert_eq!(said[0].line, Some(1));
     }
 }

@@ -369,7 +369,7 @@ fn scores_fit(row: &Row<'_>, mode: Mode, out: &mut Findings<'_>) {
             Slot::Absent | Slot::Null => {
                 if mode.distillation && texts > 0 && (any || !mode.same_dataset) {
                     let message = format_args!(
-                        "is missing, but knowledge_distillation needs a score for each text of {of}"
+                        "is missing, but knowledge_distillation needs a score for each text of {of}; `bge score` writes them"
                     );
                     out.add(codes::SCORES_MISSING, Error, field, message);
                 }

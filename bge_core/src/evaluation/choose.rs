@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::beir::BeirFolder;
 use super::metrics::{Metric, MetricKey};
-use super::models::{Listener, measure};
+use super::models::{Listener, MeasureEvent, measure};
 use super::retrieval::EvaluationOptions;
 use crate::config::{Checked, MergeArguments, MergeConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inference::Embedder;
+use crate::issue::{Issue, Severity};
 use crate::models::{Bert, Merger, ModelFolder, hub};
 use crate::tokenize::Tokenizer;
 
@@ -66,6 +67,9 @@ pub fn merge_models(config: &Checked<MergeConfig>, listener: &mut Listener<'_>) 
         .map(|name| hub::resolve_model(name, &options))
         .collect::<Result<Vec<_>>>()?;
     let merger = Merger::open(&folders)?;
+    if let Some(note) = different_poolings(&folders)? {
+        listener(MeasureEvent::Note(&note));
+    }
     let (weights, choice) = if ask.weights.is_empty() {
         let trials = choose_weights(&merger, ask, listener)?;
         let best =
@@ -80,6 +84,24 @@ pub fn merge_models(config: &Checked<MergeConfig>, listener: &mut Listener<'_>) 
         weights,
         choice,
     })
+}
+
+/// What to say of models that make vectors of tokens in different ways: the merged one has the way of the last.
+fn different_poolings(folders: &[PathBuf]) -> Result<Option<Issue>> {
+    let mut poolings = Vec::new();
+    for folder in folders {
+        poolings.extend(ModelFolder::open(folder)?.pooling);
+    }
+    let Some(last) = poolings.last() else {
+        return Ok(None);
+    };
+    let other = poolings.iter().find(|pooling| *pooling != last);
+    Ok(other.map(|other| {
+        let message = format!(
+            "the models pool by {other} and by {last}, and the merged one by {last}; merge models of one pooling"
+        );
+        Issue::new("merge.pooling", Severity::Warning, message).on_field("model_names_or_paths")
+    }))
 }
 
 /// Measures `merge_steps + 1` means between two models on `dataset` and `general_dataset`; the best is the first of the

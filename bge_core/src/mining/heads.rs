@@ -168,6 +168,10 @@ impl<'a> Finder<'a> {
             colbert: false,
         };
         let mut texts = SparseTexts::default();
+        // They are never there from an earlier run.
+        if count > 0 {
+            report.progress(stage, 0, count)?;
+        }
         for from in (0..count).step_by(BLOCK) {
             let tokens = tokens(from, count.min(from + BLOCK))?;
             let mut state = Ok(());

@@ -212,10 +212,10 @@ fn validate(config: FinetuneConfig, output: &Path, audience: &mut Audience<'_>) 
     })?;
     let mut first = None;
     for group in &report.issues {
-        for issue in group.first.iter().take(1) {
-            listener(PipelineEvent::Note(issue));
+        if let Some(issue) = group.summary() {
+            listener(PipelineEvent::Note(&issue));
             if group.severity == crate::issue::Severity::Error {
-                first.get_or_insert_with(|| issue.clone());
+                first.get_or_insert(issue);
             }
         }
     }

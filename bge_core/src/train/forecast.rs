@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::config::CheckedConfig;
 use crate::data::DatasetReport;
+use crate::data::findings::IssueGroup;
 use crate::data::preflight::validate_files;
 use crate::data::session::ValidationOptions;
 use crate::error::{Error, ErrorKind, Result};
@@ -150,13 +151,7 @@ pub(super) fn warnings(report: &DatasetReport) -> impl Iterator<Item = Issue> + 
         .issues
         .iter()
         .filter(|group| group.severity == Severity::Warning);
-    warnings.filter_map(|group| {
-        let mut issue = group.first.first()?.clone();
-        if group.total > 1 {
-            issue.message = format!("{} ({} times)", issue.message, group.total);
-        }
-        Some(issue)
-    })
+    warnings.filter_map(IssueGroup::summary)
 }
 
 #[cfg(test)]

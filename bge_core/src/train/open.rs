@@ -4,7 +4,7 @@ use super::step::Stepper;
 use crate::config::{CheckedConfig, Module, TrainingArguments};
 use crate::distributed::Communicator;
 use crate::error::Result;
-use crate::issue::Issue;
+use crate::issue::{Issue, Severity};
 use crate::loss::LossConfig;
 use crate::models::{Bert, CrossEncoder, M3, ModelFolder, read_weights};
 
@@ -25,6 +25,7 @@ impl Opened {
             return Ok(Self::Reranker(model));
         }
         notes.extend(LossConfig::from(training).check(folder.config.hidden_size)?);
+        notes.extend(other_pooling(folder, training));
         if config.module() != Module::EncoderOnlyM3 {
             let model = Bert::new(folder.config.clone(), read_weights(&folder.path)?);
             return Ok(Self::Embedder(
@@ -61,6 +62,17 @@ impl Opened {
             Self::Reranker(model) => Stepper::reranker(model, training, total_steps),
         }
     }
+}
+
+/// What to say where the run would give the model another pooling than its folder says; the run starts all the same.
+fn other_pooling(folder: &ModelFolder, training: &TrainingArguments) -> Option<Issue> {
+    let (own, asked) = (folder.pooling?, training.sentence_pooling_method);
+    let message = format!(
+        "the model's folder says {own}, and it is trained and saved with {asked}; to keep its own, give \
+         --sentence_pooling_method {own}"
+    );
+    let issue = Issue::new("training.pooling", Severity::Warning, message);
+    (own != asked).then(|| issue.on_field("sentence_pooling_method"))
 }
 
 /// The settings of one rank, whose device is the only one.

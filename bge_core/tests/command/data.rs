@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::case::{Case, GOOD, finetune, words};
+use bge_core::config::Module;
+
+use crate::case::{Case, GOOD, bge, finetune, words};
 
 /// Training on a file with this content.
 fn file(name: &str, content: &[u8], more: &[&str], code: i32, says: &[&str]) -> Case {
@@ -307,7 +309,24 @@ pub(crate) fn cases() -> Vec<Case> {
             "no such module",
             words(&["finetune", "encoder"]),
             2,
-            &["encoder", "encoder_only.base"],
+            &[
+                "encoder",
+                "encoder_only.base",
+                "encoder_only.m3",
+                "reranker.encoder_only.base",
+            ],
+            nothing,
+        ),
+        Case::new(
+            "a launcher for a module",
+            words(&[
+                "finetune",
+                "torchrun",
+                "-m",
+                "FlagEmbedding.finetune.embedder.encoder_only.base",
+            ]),
+            2,
+            &["torchrun", "`bge config render --format flags`"],
             nothing,
         ),
         Case::new(
@@ -318,4 +337,17 @@ pub(crate) fn cases() -> Vec<Case> {
             nothing,
         ),
     ]
+}
+
+#[test]
+fn every_module_that_is_trained_is_in_the_help() {
+    let help = |args: &[&str]| {
+        let output = bge(Path::new(".")).args(args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for text in [help(&["--help"]), help(&["finetune", "--help"])] {
+        for module in Module::TRAINED {
+            assert!(text.contains(module.as_str()), "{module}: {text}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ mod pipeline;
 mod planning;
 mod prepared;
 mod preparing;
+mod quickstart;
 mod scoring;
 mod signal;
 

@@ -57,3 +57,54 @@ fn a_rate_that_cannot_be_is_named() {
         );
     }
 }
+
+/// The exit code and the fields of what is said of settings for another machine.
+fn said(more: &str) -> (Option<i32>, Vec<String>) {
+    let (code, printed) = plan(more);
+    assert!(printed["plan"]["memory"].is_object(), "{printed}");
+    let issues = printed["issues"].as_array().unwrap();
+    let field = |issue: &Value| issue["field"].as_str().unwrap().to_owned();
+    (code, issues.iter().map(field).collect())
+}
+
+#[test]
+fn a_plan_for_other_devices_is_not_measured_by_this_build() {
+    for more in [
+        "--devices cuda --memory_gib 24 --bf16 True",
+        "--tflops 400 --bf16 True",
+        "--world_size 8 --zero_stage 3 --communication_data_type bf16",
+        "--tflops 400 --fp16 True --world_size 8 --communication_data_type fp16",
+    ] {
+        assert_eq!(said(more), (Some(0), Vec::new()), "{more}");
+    }
+    // What holds on any machine is said all the same.
+    let fields = |more: &str| said(more).1.join(" ");
+    assert_eq!(fields("--bf16 True"), "bf16");
+    assert_eq!(fields("--zero_stage 3"), "zero_stage");
+    assert_eq!(
+        said("--devices cuda:0 cpu"),
+        (Some(2), vec!["devices".to_owned()])
+    );
+}
+
+#[test]
+fn a_plan_says_that_it_has_not_seen_the_data() {
+    let (code, printed) = plan("--train_data nowhere.jsonl");
+    assert_eq!(code, Some(0), "{printed}");
+    let issues = printed["issues"].as_array().unwrap();
+    let missing = issues
+        .iter()
+        .find(|issue| issue["code"] == "config.plan")
+        .unwrap();
+    assert_eq!(
+        (&missing["severity"], &missing["field"]),
+        (&"warning".into(), &"train_data".into())
+    );
+    assert!(
+        missing["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("\"nowhere.jsonl\" is not there")
+    );
+    assert_eq!(printed["plan"]["lengths_measured"], false);
+}

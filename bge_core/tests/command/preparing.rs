@@ -200,7 +200,7 @@ fn conversions() -> Vec<Case> {
                 .map(str::to_owned)
                 .to_vec(),
             1,
-            &["splits that are there: train"],
+            &["splits that are there: train; `--split` names one"],
             |at: &Path| beir(&at.join("beir")),
         ),
     ]

@@ -12,8 +12,8 @@ use bge_core::planner::Plan;
 use bge_core::{Issue, Severity};
 use serde_json::{Map, Value, json};
 
-/// Plans a run of finetune.
-pub(crate) type MakePlan = Box<dyn Fn(Module, &FinetuneConfig) -> Result<Plan, Issue>>;
+/// Plans a run of finetune, and says what there is to say of its settings.
+pub(crate) type MakePlan = Box<dyn Fn(Module, FinetuneConfig) -> (Option<Plan>, Outcome<Vec<Issue>>)>;
 
 /// Takes `--plan` and its flags out of the words.
 pub(crate) type TakePlan<'a> = &'a dyn Fn(&mut Vec<String>) -> Outcome<Option<MakePlan>>;
@@ -35,6 +35,7 @@ training, it also says how long a step takes on these devices and on up to 512; 
 the optimizer, 2 also gradients, 3 also weights.
 For finetune, --module names the kind of model (encoder_only.base), --format may be flagembedding or deepspeed, and
 COMMAND LINE is one of upstream's: torchrun ... -m FlagEmbedding.finetune.embedder.encoder_only.base ...
+With another --command it is that of its script: python hn_mine.py ...
 ";
 
 /// More than any file of settings.
@@ -189,7 +190,8 @@ trait Command: Arguments {
     /// Reads them from a file and flags.
     fn load(words: Vec<String>) -> Outcome<(Module, Parsed<Self>)> {
         let (file, words) = config::split_config_flag(&words).map_err(|issue| vec![issue])?;
-        read(Loader::new(), file, &words).map(|parsed| (Module::default(), parsed))
+        let flags = config::flags_of_script(&words);
+        read(Loader::new(), file, flags).map(|parsed| (Module::default(), parsed))
     }
 
     /// Applies the rules between them; gives the warnings.
@@ -378,17 +380,7 @@ fn read_file(name: &str) -> Result<String, Issue> {
 
 fn check_settings<A: Command>(words: Vec<String>) -> Outcome<Vec<Issue>> {
     let (module, parsed) = A::load(words)?;
-    let mut issues = parsed.warnings;
-    match parsed.arguments.examine(module) {
-        Ok(warnings) => {
-            issues.extend(warnings);
-            Ok(issues)
-        }
-        Err(errors) => {
-            issues.extend(errors);
-            Err(issues)
-        }
-    }
+    after(parsed.warnings, parsed.arguments.examine(module))
 }
 
 fn check_pipeline(words: &[String]) -> Outcome<Vec<Issue>> {
@@ -460,24 +452,21 @@ fn check_and_plan(make: &MakePlan, mut words: Vec<String>) -> (Outcome<Vec<Issue
         Ok(loaded) => loaded,
         Err(issues) => return (Err(issues), None),
     };
-    let (plan, unplanned) = match make(module, &parsed.arguments) {
-        Ok(plan) => (Some(plan), None),
-        Err(issue) => (None, Some(issue)),
-    };
-    let mut issues = parsed.warnings;
-    let failed = unplanned.is_some();
-    issues.extend(unplanned);
-    match parsed.arguments.examine(module) {
-        Ok(warnings) => issues.extend(warnings),
+    let (plan, checked) = make(module, parsed.arguments);
+    (after(parsed.warnings, checked), plan)
+}
+
+/// The issues with those before them.
+fn after(mut issues: Vec<Issue>, checked: Outcome<Vec<Issue>>) -> Outcome<Vec<Issue>> {
+    match checked {
+        Ok(warnings) => {
+            issues.extend(warnings);
+            Ok(issues)
+        }
         Err(errors) => {
             issues.extend(errors);
-            return (Err(issues), plan);
+            Err(issues)
         }
-    }
-    if failed {
-        (Err(issues), None)
-    } else {
-        (Ok(issues), plan)
     }
 }
 

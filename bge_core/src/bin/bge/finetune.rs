@@ -15,7 +15,12 @@ use crate::plan;
 use crate::progress::TrainProgress;
 use crate::ranks::Ranks;
 
-const USAGE: &str = "usage: bge finetune encoder_only.base|reranker.encoder_only.base --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n";
+fn usage_text() -> String {
+    let modules = Module::TRAINED.map(Module::as_str).join("|");
+    format!(
+        "usage: bge finetune {modules} --model_name_or_path FOLDER --train_data FILE... --output_dir FOLDER [FLAGS]\n"
+    )
+}
 
 /// Runs the command.
 pub(crate) fn run(args: &[String]) -> Outcome<()> {
@@ -27,16 +32,20 @@ pub(crate) fn run(args: &[String]) -> Outcome<()> {
 fn read(args: &[String]) -> Outcome<(Module, Settings<FinetuneConfig>)> {
     let usage = |message: String| Failure::Usage(vec![Issue::new("config.usage", Severity::Error, message)]);
     let Some((module, rest)) = args.split_first() else {
-        return Err(usage(format!("name a module\n{USAGE}")));
+        return Err(usage(format!("name a module\n{}", usage_text())));
     };
     let (module, rest) = if module == "--help" || module == "-h" {
         (Module::EncoderOnlyBase, args)
     } else {
         let module = Module::from_path(module).map_err(|_| {
+            let hint = if rest.iter().any(|word| word.contains("FlagEmbedding.")) {
+                "; a command line with its launcher is rewritten by `bge config render --format flags`, and explained by `bge config check`"
+            } else {
+                ""
+            };
             usage(format!(
-                "{module:?} is not a module; this version trains {} and {}",
-                Module::EncoderOnlyBase,
-                Module::RerankerEncoderOnlyBase
+                "{module:?} is not a module; this version trains {}{hint}",
+                Module::trained()
             ))
         })?;
         (
@@ -44,7 +53,7 @@ fn read(args: &[String]) -> Outcome<(Module, Settings<FinetuneConfig>)> {
             rest,
         )
     };
-    Ok((module, settings::<FinetuneConfig>(USAGE, rest, module)?))
+    Ok((module, settings::<FinetuneConfig>(&usage_text(), rest, module)?))
 }
 
 fn train(args: &[String], ranks: Option<&Ranks>) -> Outcome<()> {

@@ -23,7 +23,7 @@ mod validate;
 
 use std::io::Write;
 
-use bge_core::config::FinetuneConfig;
+use bge_core::config::{FinetuneConfig, Module};
 use bge_core::models::hub;
 use bge_core::tokenize::Tokenizer;
 
@@ -36,7 +36,7 @@ bge fine-tunes and serves BGE text-embedding models.
 
 usage: bge COMMAND [FLAGS]
 
-  quickstart                    see it work: the whole loop in a minute or two, without a download
+  quickstart                    see it work: the whole loop in two or three minutes, without a download
   convert INPUT...              BEIR folders, CSV, TSV and sentence-transformers' JSON to training rows
   validate FILE_OR_FOLDER...    check training data before it costs a run
   repair INPUT...               mend training rows; those that cannot be mended go to a quarantine
@@ -45,7 +45,8 @@ usage: bge COMMAND [FLAGS]
                                 show, check and rewrite settings
   mine                          hard negatives for training rows
   score                         a teacher's scores for training rows
-  finetune MODULE               train an embedder or a reranker; MODULE is encoder_only.base or reranker.encoder_only.base
+  finetune MODULE               train an embedder or a reranker; MODULE is
+                                {MODULES}
   encode                        texts to vectors
   rerank                        pairs of query and passage to scores
   evaluate                      retrieval metrics on a BEIR folder, before and after
@@ -54,6 +55,10 @@ usage: bge COMMAND [FLAGS]
 
 `bge COMMAND --help` lists its flags. They bear FlagEmbedding's names; --config FILE reads them from TOML or JSON.
 ";
+
+fn usage() -> String {
+    USAGE.replace("{MODULES}", &Module::trained())
+}
 
 /// `mi_option_purge_delay` of mimalloc's `mi_option_t`, in milliseconds; -1 is never.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
@@ -75,7 +80,7 @@ fn main() -> std::process::ExitCode {
 fn run(args: &[String]) -> i32 {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let Some((command, rest)) = args.split_first() else {
-        let _ = err.write_all(USAGE.as_bytes());
+        let _ = err.write_all(usage().as_bytes());
         return 2;
     };
     match command.as_str() {
@@ -93,10 +98,10 @@ fn run(args: &[String]) -> i32 {
         "evaluate" => command::finish(evaluate::run(rest)),
         "merge" => command::finish(merge::run(rest)),
         "pipeline" => command::finish(pipeline::run(rest)),
-        "help" | "--help" | "-h" => command::print(USAGE),
+        "help" | "--help" | "-h" => command::print(&usage()),
         "version" | "--version" | "-V" => command::print(concat!("bge ", env!("CARGO_PKG_VERSION"), "\n")),
         other => {
-            let _ = writeln!(err, "error: there is no command {other:?}\n\n{USAGE}");
+            let _ = writeln!(err, "error: there is no command {other:?}\n\n{}", usage());
             2
         }
     }
@@ -119,6 +124,6 @@ fn token_counter(config: &FinetuneConfig) -> bge_core::Result<Option<validate::C
 fn take_plan(words: &mut Vec<String>) -> Result<Option<config::MakePlan>, Vec<bge_core::Issue>> {
     let request = plan::Request::take(words)?;
     Ok(request.map(|request| -> config::MakePlan {
-        Box::new(move |module, settings| request.plan(module, settings, &token_counter))
+        Box::new(move |module, settings| request.answer(module, settings, &token_counter))
     }))
 }

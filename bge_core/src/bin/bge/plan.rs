@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bge_core::config::{self, FinetuneConfig, Module};
+use bge_core::config::{self, Elsewhere, FinetuneConfig, Module};
 use bge_core::data::preflight::validate_files;
 use bge_core::data::session::{TokenCounter, ValidationOptions};
 use bge_core::planner::{
@@ -33,8 +33,33 @@ impl Request {
         }))
     }
 
+    /// The plan, and what there is to say of the settings where it is carried out.
+    pub(crate) fn answer(
+        &self,
+        module: Module,
+        settings: FinetuneConfig,
+        counter: MakeCounter<'_>,
+    ) -> (Option<Plan>, Result<Vec<Issue>, Vec<Issue>>) {
+        let elsewhere = Elsewhere {
+            world_size: self.world_size,
+            accelerators: self.rates.is_some(),
+        };
+        let (settings, checked) = match settings.clone().check_to_plan(module, elsewhere) {
+            Ok((settings, warnings)) => (settings, Ok(warnings)),
+            Err(issues) => (settings, Err(issues)),
+        };
+        let (plan, unplanned) = match self.plan(module, &settings, counter) {
+            Ok(plan) => (Some(plan), missing_data(&settings)),
+            Err(issue) => (None, Some(issue)),
+        };
+        let sound = plan.is_some() && checked.is_ok();
+        let (Ok(mut issues) | Err(mut issues)) = checked;
+        issues.extend(unplanned);
+        (plan, if sound { Ok(issues) } else { Err(issues) })
+    }
+
     /// Plans a run. Its data is read where it is there, its tokens counted where the tokenizer is there.
-    pub(crate) fn plan(
+    fn plan(
         &self,
         module: Module,
         settings: &FinetuneConfig,
@@ -42,9 +67,6 @@ impl Request {
     ) -> Result<Plan, Issue> {
         let name = &settings.model.model_name_or_path;
         let shape = shape(name)?;
-        // A checked configuration also has what a DeepSpeed file says.
-        let checked = settings.clone().check_for(module).ok();
-        let settings = checked.as_deref().unwrap_or(settings);
         let training = &settings.training;
         let options = PlanOptions {
             world_size: self.world_size.unwrap_or(training.world_size()),
@@ -140,6 +162,16 @@ fn shape(name: &str) -> Result<ModelShape, Issue> {
         ))
         .on_field("model_name_or_path")
     })
+}
+
+/// What to say where the plan knows nothing of the data, as it is not there; the settings may be for another machine.
+fn missing_data(settings: &FinetuneConfig) -> Option<Issue> {
+    let paths = &settings.data.train_data;
+    let missing = paths.iter().find(|path| !Path::new(path).exists())?;
+    let message = format!(
+        "{missing:?} is not there, so no data was read: every text counts as long as allowed, and steps as `max_steps` says"
+    );
+    Some(Issue::new("config.plan", Severity::Warning, message).on_field("train_data"))
 }
 
 /// What the training data says, where there is any.

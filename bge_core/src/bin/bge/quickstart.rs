@@ -18,7 +18,7 @@ usage: bge quickstart [--output_dir FOLDER] [--json]
 
 Validates, mines hard negatives, scores them with a teacher, fine-tunes on both, and compares before with after: on
 small models and data that bge carries, without a download, in two or three minutes on two cores. It writes the pipeline
-file that it runs, and each stage shows the command that does the same.
+file that it runs, and each stage shows the command that does the same. The same command goes on where it was stopped.
 
   --output_dir FOLDER
           Where models, data, pipeline.toml and everything made go. [default: ./bge-quickstart]
@@ -152,7 +152,8 @@ impl Place {
         }
     }
 
-    /// Writes models and data; what an earlier quickstart left is replaced, what others left is not touched.
+    /// Writes models and data over those of an earlier quickstart; what its stages made stays, and they go on from there. A
+    /// pipeline with other settings and what others left are not touched.
     fn prepare(&self) -> Outcome<()> {
         let create = |folder: &Path| {
             std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, "create the folder", error))
@@ -170,10 +171,20 @@ impl Place {
             }
             write(
                 &mark,
-                b"bge quickstart writes over model, teacher, data, work and pipeline.toml here.\n",
+                b"bge quickstart writes over model, teacher and data here, and goes on with work.\n",
             )?;
         }
-        for folder in [&self.model, &self.teacher, &self.data, &self.work] {
+        let settings = self.settings();
+        if self.pipeline.exists() && files::read_text(&self.pipeline)? != settings {
+            return Err(usage(format!(
+                "{0} has other settings than the quickstart would write, and {1} what was made with them; to go on with them: \
+                 {2} pipeline {0}; to begin anew, name another folder with --output_dir",
+                word(&self.pipeline),
+                word(&self.work),
+                program(),
+            )));
+        }
+        for folder in [&self.model, &self.teacher, &self.data] {
             if folder.exists() {
                 std::fs::remove_dir_all(folder)
                     .map_err(|error| Error::io(folder, "clear the folder of the last quickstart", error))?;
@@ -192,7 +203,7 @@ impl Place {
                 write(&path, content)?;
             }
         }
-        write(&self.pipeline, self.settings().as_bytes())?;
+        write(&self.pipeline, settings.as_bytes())?;
         Ok(())
     }
 
