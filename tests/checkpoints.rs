@@ -228,7 +228,7 @@ fn all_ranks_know_whether_the_run_was_stopped_or_ended_early() {
     let flags = format!("{BEST} --early_stopping_patience 1 --early_stopping_threshold 2 --nproc_per_node 2");
     for (name, stop_at, ended_at) in [("early", 9, 4), ("stopped", 3, 3)] {
         let settings = place.settings(&place.path(name), &flags);
-        let lines = ThreadGroup::create(2, Duration::from_secs(60)).unwrap();
+        let lines = ThreadGroup::create(2, Duration::from_mins(1)).unwrap();
         let reports: Vec<TrainReport> = std::thread::scope(|scope| {
             let run = |line: ThreadRank| {
                 let mut trainer = Trainer::of_rank(settings.clone(), Arc::new(line)).unwrap();
