@@ -132,7 +132,14 @@ mod tests {
         let mut log = IssueLog::new(1);
         for line in 1..=2 {
             let message = format_args!("blank");
-            log.add("data.a", Severity::Warning, None, Some(line.into()), None, message);
+            log.add(
+                "data.a",
+                Severity::Warning,
+                None,
+                Some(line.into()),
+                None,
+                message,
+            );
         }
         log.add("data.b", Severity::Warning, None, None, None, format_args!("odd"));
         let said: Vec<_> = log.groups().filter_map(IssueGroup::summary).collect();
