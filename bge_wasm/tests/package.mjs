@@ -139,7 +139,7 @@ test("lines that a report points at are found", () => {
   assert.deepEqual(elements.finish(), [{ line: 1, text: "{}", cut: false, element: 2 }]);
 });
 
-test("the main module stays within 700 KB, 250 KB packed, settings within 450 and 180, tools within 460 and 190", () => {
+test("the main module stays within 700 KB, 250 KB packed, settings within 450 and 180, tools within 510 and 210", () => {
   const sizes = (name) => {
     const bytes = readFileSync(join(pkg, "web", `${name}_bg.wasm`));
     const packed = gzipSync(bytes, { level: 9 }).length;
@@ -149,7 +149,7 @@ test("the main module stays within 700 KB, 250 KB packed, settings within 450 an
   const within = ([raw, packed], most, mostPacked) => assert.ok(raw <= most && packed <= mostPacked, `${raw} bytes, ${packed} packed`);
   within(sizes("bge_wasm"), 700_000, 250_000);
   within(sizes("bge_wasm_settings"), 450_000, 180_000);
-  within(sizes("bge_wasm_tools"), 460_000, 190_000);
+  within(sizes("bge_wasm_tools"), 510_000, 210_000);
   sizes("bge_wasm_tokens");
 });
 
